@@ -1,0 +1,72 @@
+"""The one error tree, and the exit codes.
+
+AiokError                what is wrong, why, what to do, where the log is
+├── InputError           a recipe, a file or an argument is bad            exit 2
+├── EnvironmentProblem   this machine or a host lacks something            exit 3
+├── HostError            a host did not do what it was asked               exit 3
+├── StepFailed           a step of a run failed                            exit 1
+└── RunStopped           the run ended on request and can be resumed       exit 4
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller."""
+
+    OK = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    ENVIRONMENT = 3
+    STOPPED = 4
+    INTERRUPTED = 130
+
+
+class AiokError(Exception):
+    """Base of all errors a user reads. Each field is plain text of a sentence or less."""
+
+    exit_code = ExitCode.FAILED
+
+    def __init__(self, what: str, *, why: str = "", todo: str = "", log: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.todo, self.log = what, why, todo, log
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.why:
+            lines.append(f"  why: {self.why}")
+        if self.todo:
+            lines.append(f"  do:  {self.todo}")
+        if self.log:
+            lines.append(f"  log: {self.log}")
+        return "\n".join(lines)
+
+
+class InputError(AiokError):
+    """A recipe, a file or an argument is bad."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class EnvironmentProblem(AiokError):
+    """This machine or a host lacks something the work needs."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class HostError(AiokError):
+    """A host did not do what it was asked."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class StepFailed(AiokError):
+    """A step of a run failed."""
+
+
+class RunStopped(AiokError):
+    """The run ended on request and can be resumed."""
+
+    exit_code = ExitCode.STOPPED

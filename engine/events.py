@@ -1,0 +1,199 @@
+"""What happened in a run, as typed events and as JSON lines.
+
+Every event has `t`, seconds since the epoch, set by the one writer (the run process).
+What the events mean is said in state.py alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events. `durable` ones are fsynced before the run goes on."""
+
+    kind: ClassVar[str]
+    durable: ClassVar[bool] = False
+    t: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCreated(Event):
+    """The run folder is whole: recipe and plan are written. `steps` = [{id, kind, title, host}]."""
+
+    kind: ClassVar[str] = "run_created"
+    durable: ClassVar[bool] = True
+    run: str
+    recipe: str
+    steps: list[dict[str, str]]
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """A run process took the run; `attempt` counts from 1, later ones are resumes."""
+
+    kind: ClassVar[str] = "run_started"
+    durable: ClassVar[bool] = True
+    pid: int
+    attempt: int
+    host: str = "localhost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopRequested(Event):
+    """Somebody asked the run to end; it saves a checkpoint first."""
+
+    kind: ClassVar[str] = "stop_requested"
+    durable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStarted(Event):
+    """Work on a step began. `identity` names its output in the cache."""
+
+    kind: ClassVar[str] = "step_started"
+    durable: ClassVar[bool] = True
+    step: str
+    identity: str
+    host: str = "localhost"
+    log: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReused(Event):
+    """The finished output of an earlier run serves; nothing was run."""
+
+    kind: ClassVar[str] = "step_reused"
+    durable: ClassVar[bool] = True
+    step: str
+    identity: str
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFinished(Event):
+    """The step's output is whole and in its place."""
+
+    kind: ClassVar[str] = "step_finished"
+    durable: ClassVar[bool] = True
+    step: str
+    identity: str
+    seconds: float
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFailed(Event):
+    """The step ended without an output."""
+
+    kind: ClassVar[str] = "step_failed"
+    durable: ClassVar[bool] = True
+    step: str
+    what: str
+    why: str = ""
+    todo: str = ""
+    log: str = ""
+    exit_code: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStopped(Event):
+    """The step was ended by a stop request; it goes on at resume."""
+
+    kind: ClassVar[str] = "step_stopped"
+    durable: ClassVar[bool] = True
+    step: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProgressed(Event):
+    """How far a step is, at most twice a second. `total` 0 means unknown."""
+
+    kind: ClassVar[str] = "step_progressed"
+    step: str
+    phase: str
+    done: float
+    total: float
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Event):
+    """One point of a curve: `name` on `split` after `rows` rows and `step_count` steps."""
+
+    kind: ClassVar[str] = "measured"
+    step: str
+    name: str
+    value: float
+    split: str
+    rows: int
+    step_count: int
+    epoch: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noted(Event):
+    """A decision or a warning to read. `level` is info or warning."""
+
+    kind: ClassVar[str] = "noted"
+    step: str
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """A checkpoint is whole on disk."""
+
+    kind: ClassVar[str] = "checkpoint_saved"
+    durable: ClassVar[bool] = True
+    step: str
+    step_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostSilent(Event):
+    """A host said nothing for `seconds`."""
+
+    kind: ClassVar[str] = "host_silent"
+    host: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnded(Event):
+    """The run process is done with the run. `status` is done, failed or stopped."""
+
+    kind: ClassVar[str] = "run_ended"
+    durable: ClassVar[bool] = True
+    status: str
+    exit_code: int
+
+
+KINDS: dict[str, type[Event]] = {
+    cls.kind: cls
+    for cls in (
+        RunCreated, RunStarted, StopRequested, StepStarted, StepReused, StepFinished, StepFailed,
+        StepStopped, StepProgressed, Measured, Noted, CheckpointSaved, HostSilent, RunEnded,
+    )
+}  # fmt: skip
+
+
+def encode(event: Event) -> bytes:
+    """One JSON line."""
+    return (json.dumps({"kind": event.kind, **asdict(event)}) + "\n").encode()
+
+
+def decode(line: bytes) -> Event | None:
+    """The event of a line; None for a kind this version does not know. ValueError: not JSON."""
+    data = json.loads(line)
+    cls = KINDS.get(data.pop("kind", ""))
+    if cls is None:
+        return None
+    names = {f.name for f in fields(cls)}
+    return cls(**{key: value for key, value in data.items() if key in names})

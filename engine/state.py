@@ -1,0 +1,253 @@
+"""The only place that says what the events mean: fold(events) -> RunState."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import singledispatch
+from typing import Any
+
+from engine import events as ev
+
+
+class StepStatus(StrEnum):
+    """Where a step stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    REUSED = "reused"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+    @property
+    def is_whole(self) -> bool:
+        """The step's output exists."""
+        return self in (StepStatus.DONE, StepStatus.REUSED)
+
+
+class RunStatus(StrEnum):
+    """Where a run stands. LOST is never folded: the store says it when the process is gone."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    DONE = "done"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+    @property
+    def is_live(self) -> bool:
+        """A run process should be at work."""
+        return self in (RunStatus.RUNNING, RunStatus.STOPPING)
+
+    @property
+    def is_resumable(self) -> bool:
+        """`aiok resume` makes sense."""
+        return self in (RunStatus.CREATED, RunStatus.FAILED, RunStatus.STOPPED, RunStatus.LOST)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a curve."""
+
+    t: float
+    rows: int
+    step: int
+    epoch: float
+    value: float
+
+
+@dataclass
+class StepState:
+    """One step of a run as the events tell it."""
+
+    id: str
+    kind: str
+    title: str
+    host: str = "localhost"
+    status: StepStatus = StepStatus.WAITING
+    identity: str = ""
+    started: float | None = None
+    ended: float | None = None
+    seconds: float | None = None
+    phase: str = ""
+    phase_started: float | None = None
+    phase_from: float = 0.0
+    done: float = 0.0
+    total: float = 0.0
+    unit: str = ""
+    log: str = ""
+    command: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    notes: list[tuple[str, str]] = field(default_factory=list)  # (level, text)
+    problem: ev.StepFailed | None = None
+
+    @property
+    def fraction(self) -> float | None:
+        """0..1 of the current phase, None when unknown."""
+        return min(1.0, self.done / self.total) if self.total > 0 else None
+
+    def eta_s(self, now: float) -> float | None:
+        """Seconds left in the current phase at its mean pace so far, None when unknown."""
+        if self.status is not StepStatus.RUNNING or self.phase_started is None:
+            return None
+        gone, moved = now - self.phase_started, self.done - self.phase_from
+        if self.total <= 0 or moved <= 0 or gone <= 0:
+            return None
+        return max(0.0, (self.total - self.done) * gone / moved)
+
+
+@dataclass
+class RunState:
+    """Everything a front end draws of a run."""
+
+    id: str = ""
+    recipe: str = ""
+    command: str = ""
+    status: RunStatus = RunStatus.CREATED
+    attempt: int = 0
+    pid: int | None = None
+    created: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    exit_code: int | None = None
+    steps: dict[str, StepState] = field(default_factory=dict)
+    curves: dict[tuple[str, str], list[Point]] = field(default_factory=dict)  # (name, split)
+    checkpoint: tuple[float, int] | None = None  # (t, step count)
+    silent_hosts: dict[str, float] = field(default_factory=dict)
+    updated: float = 0.0
+
+    @property
+    def current(self) -> StepState | None:
+        """The step at work, or the one where the run ended early."""
+        for wanted in (StepStatus.RUNNING, StepStatus.FAILED, StepStatus.STOPPED):
+            for step in self.steps.values():
+                if step.status is wanted:
+                    return step
+        return None
+
+    @property
+    def problem(self) -> ev.StepFailed | None:
+        """Why the run failed, if it did."""
+        return next((s.problem for s in self.steps.values() if s.problem), None)
+
+    def result(self, kind: str) -> dict[str, Any]:
+        """The result of the first step of that kind, {} when there is none yet."""
+        return next((s.result for s in self.steps.values() if s.kind == kind), {})
+
+
+def fold(events: Iterable[ev.Event], state: RunState | None = None) -> RunState:
+    """Apply events in order to a state (a new one by default) and return it."""
+    state = state or RunState()
+    for event in events:
+        _apply(event, state)
+        state.updated = max(state.updated, event.t)
+    return state
+
+
+@singledispatch
+def _apply(event: ev.Event, state: RunState) -> None:
+    """Events that change nothing a front end draws."""
+
+
+@_apply.register
+def _(event: ev.RunCreated, state: RunState) -> None:
+    state.id, state.recipe, state.command = event.run, event.recipe, event.command
+    state.created = event.t
+    state.steps = {
+        s["id"]: StepState(s["id"], s["kind"], s["title"], s.get("host", "localhost"))
+        for s in event.steps
+    }
+
+
+@_apply.register
+def _(event: ev.RunStarted, state: RunState) -> None:
+    state.status, state.pid, state.attempt = RunStatus.RUNNING, event.pid, event.attempt
+    state.started = state.started or event.t
+    state.ended = state.exit_code = None
+    for step in state.steps.values():
+        if not step.status.is_whole:
+            step.status, step.problem = StepStatus.WAITING, None
+
+
+@_apply.register
+def _(event: ev.StopRequested, state: RunState) -> None:
+    state.status = RunStatus.STOPPING
+
+
+@_apply.register
+def _(event: ev.StepStarted, state: RunState) -> None:
+    step = state.steps[event.step]
+    step.status, step.identity, step.host = StepStatus.RUNNING, event.identity, event.host
+    step.started, step.ended, step.problem = event.t, None, None
+    step.log, step.command = event.log, event.command
+    step.phase, step.done, step.total, step.phase_started = "", 0.0, 0.0, None
+
+
+@_apply.register
+def _(event: ev.StepReused, state: RunState) -> None:
+    step = state.steps[event.step]
+    step.status, step.identity, step.result = StepStatus.REUSED, event.identity, event.result
+    step.seconds = 0.0
+
+
+@_apply.register
+def _(event: ev.StepFinished, state: RunState) -> None:
+    step = state.steps[event.step]
+    step.status, step.identity, step.result = StepStatus.DONE, event.identity, event.result
+    step.ended, step.seconds = event.t, event.seconds
+
+
+@_apply.register
+def _(event: ev.StepFailed, state: RunState) -> None:
+    step = state.steps[event.step]
+    step.status, step.problem, step.ended = StepStatus.FAILED, event, event.t
+
+
+@_apply.register
+def _(event: ev.StepStopped, state: RunState) -> None:
+    step = state.steps[event.step]
+    step.status, step.ended = StepStatus.STOPPED, event.t
+
+
+@_apply.register
+def _(event: ev.StepProgressed, state: RunState) -> None:
+    step = state.steps[event.step]
+    if event.phase != step.phase or step.phase_started is None:
+        step.phase, step.phase_started, step.phase_from = event.phase, event.t, event.done
+    step.done, step.total, step.unit = event.done, event.total, event.unit
+
+
+@_apply.register
+def _(event: ev.Measured, state: RunState) -> None:
+    curve = state.curves.setdefault((event.name, event.split), [])
+    # A resumed step measures again what it had measured after its last checkpoint.
+    while curve and curve[-1].step >= event.step_count:
+        curve.pop()
+    curve.append(Point(event.t, event.rows, event.step_count, event.epoch, event.value))
+
+
+@_apply.register
+def _(event: ev.Noted, state: RunState) -> None:
+    if event.step in state.steps:
+        notes = state.steps[event.step].notes
+        if (event.level, event.text) not in notes:
+            notes.append((event.level, event.text))
+
+
+@_apply.register
+def _(event: ev.CheckpointSaved, state: RunState) -> None:
+    state.checkpoint = (event.t, event.step_count)
+
+
+@_apply.register
+def _(event: ev.HostSilent, state: RunState) -> None:
+    state.silent_hosts[event.host] = event.seconds
+
+
+@_apply.register
+def _(event: ev.RunEnded, state: RunState) -> None:
+    state.status, state.exit_code, state.ended = RunStatus(event.status), event.exit_code, event.t

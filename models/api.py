@@ -1,0 +1,69 @@
+"""What a model tells the rest of aiok about itself. Standard library only.
+
+A worker is `python -m MODULE spec.json`. The keys of each worker's spec.json are listed in
+models/README.md; every path in it is absolute, every worker writes only below `output`
+(and `checkpoints` and `work`, where given).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from models.settings import Setting
+
+
+class Goal(StrEnum):
+    """Which direction of a metric is better."""
+
+    MAXIMIZE = "maximize"
+    MINIMIZE = "minimize"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A figure a model is judged by."""
+
+    name: str
+    goal: Goal
+    help: str
+    unit: str = ""
+
+    def better(self, new: float, old: float) -> bool:
+        """Whether `new` beats `old`."""
+        return new > old if self.goal is Goal.MAXIMIZE else new < old
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """An entry point that runs on a host, inside one of the environments."""
+
+    module: str
+    environment: str
+    ranks: bool = False  # started under mpirun
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model of the catalog: its settings, profiles, metrics and workers."""
+
+    name: str
+    title: str
+    summary: str
+    task: str
+    formats: tuple[str, ...]
+    settings: tuple[Setting, ...]
+    profiles: Mapping[str, Mapping[str, Any]]
+    metrics: tuple[Metric, ...]
+    workers: Mapping[str, Worker]
+    paper: str = ""
+    estimates: Mapping[str, float] = field(default_factory=dict)
+
+    def metric(self, name: str) -> Metric:
+        """The metric of that name; KeyError lists the known ones."""
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise KeyError(f"{self.name} has no metric {name}; it has {[m.name for m in self.metrics]}")

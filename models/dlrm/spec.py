@@ -1,0 +1,51 @@
+"""DLRM in the catalog. Standard library only: the engine reads this file."""
+
+from __future__ import annotations
+
+from models.api import Goal, Metric, ModelSpec, Worker
+from models.dlrm.settings import SETTINGS
+
+_STOCK = {
+    "embedding_size": 16, "bottom_widths": "512-256-64", "top_widths": "512-256",
+    "batch_size": 128, "dense_optimizer": "sgd", "table_optimizer": "sgd",
+    "learning_rate": 0.1, "table_learning_rate": 0.1, "fused_tables": False,
+    "precision": "fp32", "min_count": 1,
+}  # fmt: skip
+
+_OPTIMIZED = {
+    "embedding_size": 16, "bottom_widths": "128-64", "top_widths": "128-64",
+    "batch_size": 2048, "dense_optimizer": "adam", "table_optimizer": "rowwise_adagrad",
+    "learning_rate": 0.002, "table_learning_rate": 0.05, "warmup": 0.05, "decay": 0.3,
+    "fused_tables": True, "precision": "auto", "evals_per_epoch": 4, "patience": 4,
+    "min_count": 2,
+}  # fmt: skip
+
+SPEC = ModelSpec(
+    name="dlrm",
+    title="DLRM",
+    summary="click prediction from numeric columns and ids: embeddings, dot interaction, two MLPs",
+    task="binary classification of table rows",
+    paper="Naumov et al. 2019, Deep Learning Recommendation Model, arXiv 1906.00091",
+    formats=("criteo", "table"),
+    settings=SETTINGS,
+    profiles={
+        "optimized": _OPTIMIZED,
+        "stock": _STOCK,
+        "tiny": {**_OPTIMIZED, "embedding_size": 4, "bottom_widths": "16", "top_widths": "16",
+                 "batch_size": 256},
+    },
+    metrics=(
+        Metric(name="auc", goal=Goal.MAXIMIZE, help="area under the ROC curve"),
+        Metric(name="logloss", goal=Goal.MINIMIZE, help="mean binary cross-entropy", unit="nats"),
+    ),
+    workers={
+        "generate": Worker(module="models.dlrm.generator", environment="etl"),
+        "profile": Worker(module="models.recdp.profile", environment="etl"),
+        "check": Worker(module="models.recdp.check", environment="etl"),
+        "etl": Worker(module="models.dlrm.etl", environment="etl"),
+        "train": Worker(module="models.train", environment="torch", ranks=True),
+        "evaluate": Worker(module="models.evaluate", environment="torch"),
+        "optimize": Worker(module="models.inference.export", environment="torch"),
+        "predict": Worker(module="models.inference.predict", environment="torch"),
+    },
+)  # fmt: skip

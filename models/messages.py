@@ -1,0 +1,137 @@
+"""What a worker says while it works: JSON lines in a file of its own, one file a rank.
+
+The agent on the host relays the lines; stdout and stderr of a worker are log text only.
+Standard library only: the engine imports this file to know the names.
+
+A line is one object with `kind` and the fields of the matching class below, plus `t`
+(seconds since the epoch) and `rank`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+FOLDER_VARIABLE = "AIOK_MESSAGES"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Base of all messages."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Message):
+    """How far a phase is: `done` of `total` (total 0: unknown) in `unit`."""
+
+    kind: ClassVar[str] = "progress"
+    phase: str
+    done: float
+    total: float
+    unit: str = "rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scalar(Message):
+    """One point of a curve. `split` is train, valid or test; `rows` counts rows seen."""
+
+    kind: ClassVar[str] = "scalar"
+    name: str
+    value: float
+    split: str
+    step: int
+    rows: int
+    epoch: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note(Message):
+    """A decision or a warning a person should read. `level` is info or warning."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem(Message):
+    """Why the worker cannot go on: what is wrong, where, and what to do."""
+
+    kind: ClassVar[str] = "problem"
+    what: str
+    why: str = ""
+    todo: str = ""
+    bad_input: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved(Message):
+    """A checkpoint is whole on disk."""
+
+    kind: ClassVar[str] = "saved"
+    path: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Message):
+    """The figures the step ends with (JSON values only)."""
+
+    kind: ClassVar[str] = "result"
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Message):
+    """The last line of every rank that ended well; without it the rank is lost."""
+
+    kind: ClassVar[str] = "done"
+
+
+KINDS: dict[str, type[Message]] = {
+    cls.kind: cls for cls in (Progress, Scalar, Note, Problem, Saved, Result, Done)
+}
+
+
+def parse(line: dict[str, Any]) -> Message:
+    """Rebuild a message from its JSON object; ValueError when it is not one."""
+    cls = KINDS.get(str(line.get("kind")))
+    if cls is None:
+        raise ValueError(f"unknown message kind {line.get('kind')!r}")
+    names = {f.name for f in fields(cls)}
+    try:
+        return cls(**{key: value for key, value in line.items() if key in names})
+    except TypeError as error:
+        raise ValueError(f"message {cls.kind}: {error}") from None
+
+
+class Messenger:
+    """Appends the messages of one rank to its file. One writer a file; not thread-safe.
+
+    Without a folder (a worker started by hand) the lines go to standard output.
+    """
+
+    def __init__(self, folder: str | Path | None, rank: int = 0) -> None:
+        self.rank = rank
+        self._descriptor = 1
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(
+                Path(folder) / f"rank-{rank:04d}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            )
+
+    def send(self, message: Message) -> None:
+        """Write one message as one line, in one system call."""
+        line = {"kind": message.kind, "t": time.time(), "rank": self.rank, **asdict(message)}
+        os.write(self._descriptor, (json.dumps(line) + "\n").encode())
+
+
+def from_environment(rank: int = 0) -> Messenger:
+    """The messenger for this process: the folder comes from AIOK_MESSAGES."""
+    return Messenger(os.environ.get(FOLDER_VARIABLE), rank)

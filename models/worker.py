@@ -1,0 +1,101 @@
+"""How every worker starts and ends: read spec.json, obey SIGTERM, end with a message.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 4 stopped on request (resumable).
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from models.messages import Done, Messenger, Problem, Result, from_environment
+
+FAILED, BAD_INPUT, STOPPED = 1, 2, 4
+
+
+class InputProblem(Exception):
+    """Bad input. `what` is wrong (with file, line, column), `why` it matters, `todo` mends it."""
+
+    def __init__(self, what: str, why: str = "", todo: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.todo = what, why, todo
+
+
+class Stopped(Exception):
+    """The worker obeyed a stop request after saving what it could."""
+
+
+class StopFlag:
+    """Set by SIGTERM; a worker looks at it between units of work."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def install(self) -> None:
+        """Take over SIGTERM; SIGINT is left to the terminal's owner, the run process."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+
+    def check(self) -> None:
+        """Raise Stopped when a stop was requested."""
+        if self.requested:
+            raise Stopped
+
+
+Work = Callable[[dict[str, Any], Messenger, StopFlag], dict[str, Any]]
+
+
+def read_spec(argv: list[str]) -> dict[str, Any]:
+    """The JSON object in the one file named on the command line."""
+    if len(argv) != 2:
+        raise InputProblem(f"usage: python -m {Path(argv[0]).stem} spec.json")
+    try:
+        spec = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputProblem(f"cannot read {argv[1]}: {error}") from None
+    if not isinstance(spec, dict):
+        raise InputProblem(f"{argv[1]}: expected one JSON object")
+    return spec
+
+
+def run(work: Work, argv: list[str] | None = None) -> int:
+    """Run one worker to its end and return its exit code."""
+    rank = int(os.environ.get("PMI_RANK", os.environ.get("RANK", "0")))
+    messenger = from_environment(rank)
+    stop = StopFlag()
+    stop.install()
+    try:
+        values = work(read_spec(argv or sys.argv), messenger, stop)
+    except Stopped:
+        return STOPPED
+    except InputProblem as problem:
+        messenger.send(
+            Problem(what=problem.what, why=problem.why, todo=problem.todo, bad_input=True)
+        )
+        return BAD_INPUT
+    except BaseException as error:  # the border: nothing may leave without a message
+        traceback.print_exc()
+        text = str(error).strip().splitlines()
+        messenger.send(
+            Problem(
+                what=f"{type(error).__name__}: {text[0] if text else 'no message'}",
+                why="the worker met an error it does not know",
+                todo="the log has the full text",
+            )
+        )
+        return FAILED
+    if rank == 0:
+        messenger.send(Result(values=values))
+    messenger.send(Done())
+    return 0
