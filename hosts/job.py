@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +50,7 @@ class Job:
         self._queue: queue.Queue[bytes | None] = queue.Queue(maxsize=1000)
         self._channel: Channel | None = None
         self.ended = False
+        self.last_heard = time.monotonic()
 
     def start(self, spec: JobSpec) -> None:
         """Hand the job to a supervisor on the host and attach to it."""
@@ -70,12 +73,14 @@ class Job:
         channel = self._transport.start(
             self._command("attach", self.folder, json.dumps(self._offsets))
         )
-        self._channel = channel
+        lines: queue.Queue[bytes | None] = queue.Queue(maxsize=1000)
+        self._channel, self._queue = channel, lines
 
         def read() -> None:
-            for line in channel.lines():
-                self._queue.put(line)
-            self._queue.put(None)
+            with contextlib.suppress(OSError, ValueError):  # closed under the reader
+                for line in channel.lines():
+                    lines.put(line)
+            lines.put(None)
 
         threading.Thread(target=read, name=f"job {self.id}", daemon=True).start()
 
@@ -92,6 +97,7 @@ class Job:
             if self.ended:
                 return []
             raise HostProblem(self.host, "the connection to the agent ended")
+        self.last_heard = time.monotonic()
         said = json.loads(line)
         if "beat" in said:
             return []

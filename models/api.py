@@ -43,6 +43,7 @@ class Worker:
     module: str
     environment: str
     ranks: bool = False  # started under mpirun
+    settings: tuple[str, ...] = ()  # settings of the model that only this worker reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,8 @@ class ModelSpec:
     metrics: tuple[Metric, ...]
     workers: Mapping[str, Worker]
     paper: str = ""
-    estimates: Mapping[str, float] = field(default_factory=dict)
+    # CPU-seconds for a million rows, by worker and, where it matters, by "worker/profile"
+    cost: Mapping[str, float] = field(default_factory=dict)
 
     def metric(self, name: str) -> Metric:
         """The metric of that name; KeyError lists the known ones."""

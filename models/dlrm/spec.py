@@ -28,6 +28,8 @@ SPEC = ModelSpec(
     paper="Naumov et al. 2019, Deep Learning Recommendation Model, arXiv 1906.00091",
     formats=("criteo", "table"),
     settings=SETTINGS,
+    cost={"generate": 10, "etl": 12, "train": 150, "train/optimized": 20, "train/tiny": 20,
+          "evaluate": 1, "optimize": 2},
     profiles={
         "optimized": _OPTIMIZED,
         "stock": _STOCK,
@@ -42,7 +44,7 @@ SPEC = ModelSpec(
         "generate": Worker(module="models.dlrm.generator", environment="etl"),
         "profile": Worker(module="models.recdp.profile", environment="etl"),
         "check": Worker(module="models.recdp.check", environment="etl"),
-        "etl": Worker(module="models.dlrm.etl", environment="etl"),
+        "etl": Worker(module="models.dlrm.etl", environment="etl", settings=("min_count",)),
         "train": Worker(module="models.train", environment="torch", ranks=True),
         "evaluate": Worker(module="models.evaluate", environment="torch"),
         "optimize": Worker(module="models.inference.export", environment="torch"),

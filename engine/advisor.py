@@ -1,0 +1,272 @@
+"""SDA: fills in what the recipe leaves open, a reason for each choice, and makes the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from engine.errors import EnvironmentProblem
+from engine.facts import FileFacts
+from engine.plan import Estimate, Plan, PlannedValue, Step, identify
+from engine.recipe import Recipe, Value, flatten
+from hosts.probe import HostFacts
+from models import catalog
+from models.api import ModelSpec
+from models.settings import resolve
+
+BYTES_PER_ROW = {"criteo": 240.0, "table": 100.0}
+GZIP_FACTOR = 3.5
+START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0}
+ENVIRONMENT_GIB = {"etl": 0.6, "spark": 1.0, "torch": 1.6}
+ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5}
+MANY_CORES = 8  # above it a rank gets several cores
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the advisor looks at."""
+
+    name: str
+    recipe: Recipe
+    origins: Mapping[str, str]
+    facts: HostFacts
+    files: Sequence[FileFacts]
+    installed: frozenset[str]
+
+
+def advise(job: Job) -> dict[str, Value]:
+    """A value for each key the user left open."""
+    return {value.key: value for value in (_ranks(job), *_etl(job)) if value}
+
+
+def _ranks(job: Job) -> Value | None:
+    if job.recipe.train.ranks != "auto":
+        return None
+    cores = job.facts.physical_cores
+    rows = row_count(job)
+    if rows < 20_000:
+        return Value("train.ranks", 1, "advisor", f"{rows:,} rows: one rank ends sooner than two")
+    if cores <= MANY_CORES:
+        return Value("train.ranks", cores, "advisor", f"one rank for each of {cores} cores")
+    ranks = max(len(job.facts.numa), cores // MANY_CORES)
+    reason = f"{cores} cores in {len(job.facts.numa)} NUMA nodes: {cores // ranks} cores a rank"
+    return Value("train.ranks", ranks, "advisor", reason)
+
+
+def _etl(job: Job) -> list[Value]:
+    etl = job.recipe.etl
+    if etl.engine != "auto":
+        if etl.engine == "spark" and etl.address is None:
+            address = f"local[{len(job.facts.cores)}]"
+            return [Value("etl.address", address, "advisor", "no cluster named: Spark on this host")]
+        return []
+    if etl.address:
+        return [Value("etl.engine", "spark", "advisor", f"an address is given: {etl.address}")]
+    return [
+        Value("etl.engine", "sail", "advisor", "one host: the embedded engine needs no Java"),
+    ]
+
+
+def row_count(job: Job) -> int:
+    """Rows of the data set: exact for generated data, a guess by size otherwise."""
+    if job.recipe.dataset.generate:
+        return job.recipe.dataset.generate.rows
+    size = sum(
+        f.size * (GZIP_FACTOR if f.path.suffix in (".gz", ".parquet") else 1.0) for f in job.files
+    )
+    return max(1, int(size / BYTES_PER_ROW[job.recipe.dataset.format]))
+
+
+def make_plan(job: Job) -> Plan:
+    """The finished recipe as steps; what stands against running it is in `problems`."""
+    spec = catalog.load(job.recipe.model.name)
+    values = finish(job, spec)
+    by_key = {value.key: value.value for value in values}
+    steps = _steps(job, spec, by_key)
+    environments = tuple(dict.fromkeys(step.environment for step in steps))
+    provision = Step(
+        id="provision",
+        kind="provision",
+        title="environments " + ", ".join(environments),
+        estimate=Estimate(
+            minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e not in job.installed),
+            memory_gib=0.3,
+            disk_gib=sum(ENVIRONMENT_GIB[e] for e in environments if e not in job.installed),
+        ),
+    )
+    report = Step(
+        id="report",
+        kind="report",
+        title="report",
+        needs=tuple(step.id for step in steps),
+        estimate=Estimate(minutes=0.01, memory_gib=0.1, disk_gib=0.001),
+    )
+    plan_steps = (provision, *steps, report)
+    return Plan(
+        recipe=job.name,
+        model=spec.name,
+        steps=plan_steps,
+        values=tuple(values),
+        environments=environments,
+        facts={"localhost": asdict(job.facts)},
+        data=tuple({"path": str(f.path), "size": f.size, "digest": f.digest} for f in job.files),
+        problems=tuple(_obstacles(job, plan_steps, by_key)),
+    )
+
+
+def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
+    """Every value of the recipe and of the model's settings, with origin and reason."""
+    advised = advise(job)
+    found = []
+    for key, value in flatten(job.recipe.model_dump()).items():
+        if key.startswith("model.settings"):
+            continue
+        origin = job.origins.get(key, "built-in")
+        if key in advised:
+            chosen = advised[key]
+            found.append(
+                PlannedValue(key=key, value=chosen.value, origin=chosen.origin, reason=chosen.reason)
+            )
+        else:
+            found.append(PlannedValue(key=key, value=value, origin=origin))
+    profile = spec.profiles[job.recipe.model.profile]
+    settings, _ = resolve(spec.settings, profile, job.recipe.model.settings)
+    for name, setting in settings.items():
+        key = f"model.settings.{name}"
+        origin = job.origins.get(key) or (
+            f"profile {job.recipe.model.profile}" if name in profile else "built-in"
+        )
+        plain = "-".join(map(str, setting)) if isinstance(setting, tuple) else setting
+        found.append(PlannedValue(key=key, value=plain, origin=origin))
+    return found
+
+
+def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:
+    """The environment a worker of this job runs in."""
+    if worker == "etl":
+        return "spark" if values["etl.engine"] == "spark" else "etl"
+    if worker == "train":
+        return str(values["train.environment"])
+    return spec.workers[worker].environment
+
+
+def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
+    """data -> etl -> train -> evaluate, optimize; each with its identity and estimate."""
+    recipe = job.recipe
+    settings = {
+        key.removeprefix("model.settings."): value
+        for key, value in values.items()
+        if key.startswith("model.settings.")
+    }
+    only_etl = set(spec.workers["etl"].settings)
+    split = recipe.split.model_dump()
+    dataset = {
+        "format": recipe.dataset.format,
+        "columns": recipe.dataset.columns.model_dump() if recipe.dataset.columns else None,
+    }
+    steps: list[Step] = []
+
+    def add(kind: str, worker: str, title: str, needs: Sequence[str], own: Mapping[str, Any],
+            inputs: Sequence[str] = ()) -> None:  # fmt: skip
+        environment = environment_of(spec, worker, values)
+        ids = [next(s.identity for s in steps if s.id == need) for need in needs]
+        steps.append(
+            Step(
+                id=kind,
+                kind=kind,
+                title=title,
+                worker=worker,
+                environment=environment,
+                needs=tuple(needs),
+                settings=own,
+                identity=identify(
+                    kind, spec.workers[worker], environment, spec, own, [*ids, *inputs]
+                ),
+                estimate=_estimate(job, spec, kind, worker, environment, values),
+            )
+        )
+
+    generate = recipe.dataset.generate
+    if generate:
+        made = {**generate.model_dump(), "split": split}
+        add("data", "generate", f"make {generate.rows:,} rows of {spec.title} data", (), made)
+    own = {"dataset": dataset, "split": split, "settings": _subset(settings, only_etl)}
+    first = ("data",) if generate else ()
+    add("etl", "etl", f"prepare data on {_engine_name(values)}", first, own,
+        [f"{f.size}:{f.mtime_ns}:{f.digest}" for f in job.files])  # fmt: skip
+    goal = recipe.goal
+    own = {
+        "model": spec.name,
+        "settings": {k: v for k, v in settings.items() if k not in only_etl},
+        "ranks": values["train.ranks"],
+        "seed": recipe.seed,
+        "goal": {"metric": goal.metric, "target": goal.target, "minutes": goal.minutes},
+    }
+    ranks = values["train.ranks"]
+    title = f"train {spec.title} ({recipe.model.profile}), {ranks} rank{'s' if ranks > 1 else ''}"
+    add("train", "train", title, ("etl",), own)
+    add("evaluate", "evaluate", "test metric", ("etl", "train", *first), {"split": "test"})
+    own = {"metric": goal.metric, "max_metric_drop": goal.max_metric_drop, "dataset": dataset}
+    add("optimize", "optimize", "inference export", ("etl", "train"), own)
+    return steps
+
+
+def _subset(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name in names}
+
+
+def _engine_name(values: Mapping[str, Any]) -> str:
+    if values["etl.engine"] == "sail":
+        return "Sail (embedded)"
+    return f"Apache Spark ({values['etl.address']})"
+
+
+def _estimate(
+    job: Job, spec: ModelSpec, kind: str, worker: str, environment: str, values: Mapping[str, Any]
+) -> Estimate:
+    """CPU-seconds a million rows (ModelSpec.cost) over the cores, plus the start of Python."""
+    millions = row_count(job) / 1e6
+    cost = spec.cost.get(f"{worker}/{job.recipe.model.profile}", spec.cost.get(worker, 1.0))
+    epochs = int(values["model.settings.epochs"]) if kind == "train" else 1
+    cores = len(job.facts.cores) if kind in ("etl", "train") else 1
+    seconds = START_S[environment] + millions * cost * epochs / cores
+    disk = {"data": 0.24, "etl": 0.30, "train": 0.02}.get(kind, 0.001) * millions
+    memory = {"data": 0.3, "etl": 1.0 + 0.25 * millions, "train": 0.6 * values["train.ranks"]}
+    return Estimate(
+        minutes=round(seconds / 60, 3),
+        memory_gib=round(memory.get(kind, 0.8) + (0.16 * millions if kind != "data" else 0), 2),
+        disk_gib=round(disk + 0.002, 3),
+    )
+
+
+def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> list[str]:
+    """What would make the run fail, known before it starts."""
+    problems = []
+    need = sum(step.estimate.disk_gib for step in steps if not step.reuse)
+    if need > job.facts.disk_free_gib:
+        problems.append(
+            f"the disk has {job.facts.disk_free_gib:.2f} GiB free, the run needs about {need:.2f}; "
+            "free some (aiok clean), or set AIOK_HOME to a larger disk"
+        )
+    memory = max(step.estimate.memory_gib for step in steps)
+    if memory > job.facts.memory_gib:
+        problems.append(
+            f"a step needs about {memory:.1f} GiB of memory, "
+            f"this machine has {job.facts.memory_gib:.1f}"
+        )
+    address = str(values["etl.address"] or "")
+    if values["etl.engine"] == "spark" and not address.startswith("sc://") and not job.facts.java:
+        problems.append(
+            "the plan needs Java 17 or 21 for Apache Spark and this host has none; install it "
+            "(Debian: apt-get install openjdk-17-jre-headless), or set etl.engine=sail"
+        )
+    return problems
+
+
+def refuse(plan: Plan) -> None:
+    """EnvironmentProblem with all obstacles of a plan, if it has any."""
+    if plan.problems:
+        raise EnvironmentProblem("\n".join(plan.problems))
+
+

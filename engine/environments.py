@@ -1,0 +1,116 @@
+"""The worker environments of this machine: where they lie, and how one comes to be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import EnvironmentProblem, InputError, RunStopped
+from engine.plan import LOCKS
+from engine.store import home, make_folder
+from hosts import provision
+from hosts.transport import HostProblem, Transport
+from models.settings import nearest
+
+Progress = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class EnvironmentState:
+    """One line of `aiok env list`."""
+
+    name: str
+    packages: int
+    folder: Path
+    installed: bool
+    size_gib: float
+
+
+def names() -> list[str]:
+    """The environments aiok knows, by their lock files."""
+    return sorted(p.stem for p in LOCKS.glob("*.txt") if p.stem != "torch-large")
+
+
+def lock_of(name: str) -> provision.Lock:
+    """The lock file of an environment; InputError for an unknown name."""
+    if name not in names():
+        raise InputError(f"there is no environment {name}", todo=nearest(name, names()))
+    return provision.Lock.read(LOCKS / f"{name}.txt")
+
+
+def environment_folder(name: str) -> Path:
+    """Where the environment of the current lock lies (or would lie) on this machine."""
+    return Path(provision.environment_folder(home(), lock_of(name)))
+
+
+def installed(transport: Transport) -> frozenset[str]:
+    """The names of the environments that are whole."""
+    return frozenset(n for n in names() if provision.is_installed(transport, environment_folder(n)))
+
+
+def wheel_sources() -> list[Path]:
+    """Folders of wheels the user named in AIOK_WHEELS (separated by `:`)."""
+    return [Path(part) for part in os.environ.get("AIOK_WHEELS", "").split(":") if part]
+
+
+def install_environment(
+    name: str,
+    transport: Transport,
+    progress: Progress,
+    stop_level: Callable[[], int] = lambda: 0,
+    sources: Sequence[Path] = (),
+    accept_large_torch: bool = False,
+) -> bool:
+    """Make an environment whole; False when it was already. EnvironmentProblem says why not."""
+    lock, folder = lock_of(name), environment_folder(name)
+    make_folder(home())
+
+    def report(phase: str, done: float, total: float) -> None:
+        if stop_level():
+            raise RunStopped("stopped on request")
+        progress(phase, done, total)
+
+    try:
+        if provision.is_installed(transport, folder):
+            return False
+        wheels = provision.collect_wheels(
+            lock, home(), [*sources, *wheel_sources()], accept_large_torch, report
+        )
+        provision.install(transport, lock, wheels, folder, sys.executable, report)
+    except provision.ProvisionError as error:
+        raise EnvironmentProblem(error.what, why=error.why, todo=error.todo) from None
+    except HostProblem as error:
+        raise EnvironmentProblem(
+            f"{error.host}: {error.what}", why=error.why, todo=error.todo
+        ) from None
+    return True
+
+
+def states(transport: Transport) -> list[EnvironmentState]:
+    """All environments with their size on disk."""
+    found = []
+    for name in names():
+        folder = environment_folder(name)
+        whole = provision.is_installed(transport, folder)
+        size = _size(folder) if whole else 0
+        found.append(
+            EnvironmentState(name, len(lock_of(name).packages), folder, whole, size / 2**30)
+        )
+    return found
+
+
+def _size(folder: Path) -> int:
+    return sum(p.lstat().st_size for p in folder.rglob("*") if not p.is_dir())
+
+
+def remove_environment(name: str) -> bool:
+    """Delete an environment and its older versions; False when there was none."""
+    folder = environment_folder(name)
+    found = [p for p in folder.parent.glob(f"{name}-*")] if folder.parent.is_dir() else []
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return bool(found)

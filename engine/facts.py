@@ -1,0 +1,87 @@
+"""Facts about a user's data that the engine can know without reading all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import InputError
+
+DATA_SUFFIXES = (".tsv", ".txt", ".csv", ".parquet", ".tsv.gz", ".txt.gz", ".csv.gz")
+SAMPLE = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What identifies a file without reading it whole."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    digest: str  # sha256 of the first and the last MiB, or of all with `--verify`
+
+
+def data_files(path: Path) -> list[Path]:
+    """The data files a path means: itself, or those of a folder in name order."""
+    path = path.expanduser().absolute()
+    if not path.exists():
+        near = _nearest_neighbour(path)
+        raise InputError(
+            f"there is no file or folder {path}", todo=near or "check dataset.path in the recipe"
+        )
+    if path.is_file():
+        return [path]
+    files = sorted(
+        p for p in path.iterdir()
+        if p.is_file() and not p.name.startswith(".") and p.name.endswith(DATA_SUFFIXES)
+    )  # fmt: skip
+    if not files:
+        raise InputError(
+            f"{path} holds no data files", todo=f"expected files ending in {' '.join(DATA_SUFFIXES)}"
+        )
+    return files
+
+
+def _nearest_neighbour(path: Path) -> str:
+    from difflib import get_close_matches
+
+    if not path.parent.is_dir():
+        return ""
+    close = get_close_matches(path.name, os.listdir(path.parent), n=1)
+    return f"did you mean {path.parent / close[0]}?" if close else ""
+
+
+def file_facts(path: Path, verify: bool = False) -> FileFacts:
+    """Size, time and digest of a file; InputError when it cannot be read or is empty."""
+    try:
+        status = path.stat()
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            if verify:
+                while block := file.read(SAMPLE):
+                    digest.update(block)
+            else:
+                digest.update(file.read(SAMPLE))
+                file.seek(max(0, status.st_size - SAMPLE))
+                digest.update(file.read(SAMPLE))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if status.st_size == 0:
+        raise InputError(f"{path} is empty", todo="a data file needs rows")
+    return FileFacts(path, status.st_size, status.st_mtime_ns, digest.hexdigest())
+
+
+def data_facts(paths: Sequence[Path], verify: bool = False) -> list[FileFacts]:
+    """The facts of each file; all unreadable ones are reported at once."""
+    facts, problems = [], []
+    for path in paths:
+        try:
+            facts.append(file_facts(path, verify))
+        except InputError as error:
+            problems.append(error.what)
+    if problems:
+        raise InputError("\n".join(problems))
+    return facts

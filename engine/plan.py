@@ -1,0 +1,155 @@
+"""The plan: typed steps with their inputs, host, settings, identity and estimate.
+
+It is shown before it runs, written to plan.json, and the run executes exactly that object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.code import digest_of, files_of
+from engine.errors import InputError
+from engine.store import cache_folder
+from models.api import ModelSpec, Worker
+
+LOCKS = Path(__file__).resolve().parents[1] / "models" / "environments"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a step is expected to take."""
+
+    minutes: float
+    memory_gib: float
+    disk_gib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step. `settings` are all the values that its output depends on, inputs apart.
+
+    `identity` names the output in the cache ("" for steps that always run).
+    """
+
+    id: str
+    kind: str
+    title: str
+    host: str = "localhost"
+    worker: str = ""
+    environment: str = ""
+    needs: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    identity: str = ""
+    estimate: Estimate = Estimate(minutes=0, memory_gib=0, disk_gib=0)
+
+    @property
+    def reuse(self) -> bool:
+        """Whether a finished output lies in the cache."""
+        return bool(self.identity) and is_whole(self.identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedValue:
+    """A value of the finished recipe, where it comes from, and why."""
+
+    key: str
+    value: Any
+    origin: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a run needs to know; facts are those of the hosts."""
+
+    recipe: str
+    model: str
+    steps: tuple[Step, ...]
+    values: tuple[PlannedValue, ...]
+    environments: tuple[str, ...]
+    facts: Mapping[str, Mapping[str, Any]]
+    data: tuple[Mapping[str, Any], ...] = ()
+    code: str = ""
+    problems: tuple[str, ...] = ()
+
+    def step(self, step_id: str) -> Step:
+        """The step of that id."""
+        return next(step for step in self.steps if step.id == step_id)
+
+    def of_kind(self, kind: str) -> Step | None:
+        """The first step of a kind, None when the plan has none."""
+        return next((step for step in self.steps if step.kind == kind), None)
+
+    def value(self, key: str) -> Any:
+        """A value of the finished recipe by its dotted key."""
+        return next(v.value for v in self.values if v.key == key)
+
+    def to_json(self) -> str:
+        """The text of plan.json."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def from_json(text: str) -> Plan:
+    """The plan of a plan.json; InputError when the file is damaged."""
+    try:
+        data = json.loads(text)
+        steps = [
+            Step(**{**s, "needs": tuple(s["needs"]), "estimate": Estimate(**s["estimate"])})
+            for s in data.pop("steps")
+        ]
+        values = [PlannedValue(**v) for v in data.pop("values")]
+        return Plan(
+            **{
+                **data,
+                "steps": tuple(steps),
+                "values": tuple(values),
+                "environments": tuple(data["environments"]),
+                "data": tuple(data["data"]),
+                "problems": tuple(data["problems"]),
+            }
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "plan.json is damaged", why=str(error)[:200], todo="start a new run of the same recipe"
+        ) from None
+
+
+def is_whole(identity: str) -> bool:
+    """Whether the cache holds the finished output of that identity."""
+    return (cache_folder() / identity / "result.json").is_file()
+
+
+def lock_digest(environment: str) -> str:
+    """sha256 of an environment's lock file."""
+    return hashlib.sha256((LOCKS / f"{environment}.txt").read_bytes()).hexdigest()
+
+
+def identify(
+    kind: str,
+    worker: Worker,
+    environment: str,
+    spec: ModelSpec,
+    settings: Mapping[str, Any],
+    inputs: Sequence[str],
+) -> str:
+    """A step's identity: its inputs, settings, the files its entry imports, its lock."""
+    package = f"models.{spec.name}"
+    extra = tuple(f"{package}.{name}" for name in ("network", "task")) if worker.ranks else ()
+    digest = hashlib.sha256(
+        json.dumps(
+            {
+                "kind": kind,
+                "settings": settings,
+                "inputs": list(inputs),
+                "code": digest_of(files_of(worker.module, extra)),
+                "lock": lock_digest(environment),
+            },
+            sort_keys=True,
+        ).encode()
+    )
+    return f"{kind}-{digest.hexdigest()[:20]}"

@@ -1,0 +1,417 @@
+"""What the user wants: the recipe, its schema, its layers and all of its problems at once.
+
+Precedence: built-in < advisor < recipe < AIOK_* < --set. An environment variable AIOK_TRAIN__RANKS
+sets train.ranks; only names with a double underscore, and AIOK_SEED and AIOK_CLUSTER, are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from engine.errors import InputError
+from models import catalog
+from models.settings import nearest, resolve
+
+SHIPPED = Path(__file__).with_name("recipes")
+ADVISED = "auto"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=False, frozen=True)
+
+
+class Columns(_Part):
+    """Which columns of a table are what."""
+
+    label: str
+    numeric: list[str] = []
+    categorical: list[str] = []
+    time: str | None = None
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Columns:
+        names = [self.label, *self.numeric, *self.categorical]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"columns named more than once: {', '.join(doubled)}")
+        if not self.numeric and not self.categorical:
+            raise ValueError("at least one numeric or categorical column is needed")
+        return self
+
+
+class Generate(_Part):
+    """Made-up data in the true public format, with a signal to learn."""
+
+    rows: int = Field(default=300_000, ge=1_000, le=10**11)
+    seed: int = Field(default=1, ge=0, le=2**31 - 1)
+
+
+class Dataset(_Part):
+    """Exactly one of `path`, `name` (a registered data set) and `generate`."""
+
+    format: Literal["criteo", "table"] = "criteo"
+    path: str | None = None
+    name: str | None = None
+    columns: Columns | None = None
+    generate: Generate | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Dataset:
+        given = [key for key in ("path", "name", "generate") if getattr(self, key) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) if given else "none of them"
+            raise ValueError(f"needs exactly one of path, name and generate; the recipe has {said}")
+        if self.format == "table" and self.columns is None and self.name is None:
+            raise ValueError("format table needs columns: {label, numeric, categorical}")
+        if self.format == "criteo" and self.columns is not None:
+            raise ValueError("columns belong to format table; criteo has fixed columns")
+        return self
+
+
+class Model(_Part):
+    """A model of the catalog, a profile of it, and settings that overrule the profile."""
+
+    name: str = "dlrm"
+    profile: str = "optimized"
+    settings: dict[str, Any] = {}
+
+
+class Split(_Part):
+    """Parts of all rows; by time = the last rows are test, those before them valid."""
+
+    by: Literal["time", "random"] = "time"
+    valid: float = Field(default=0.1, gt=0, lt=1)
+    test: float = Field(default=0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _rest(self) -> Split:
+        if self.valid + self.test > 0.9:
+            raise ValueError("valid and test together leave less than 0.1 for training")
+        return self
+
+
+class Etl(_Part):
+    """Which engine prepares the data: sail (embedded) or spark (Apache Spark at `address`)."""
+
+    engine: Literal["auto", "sail", "spark"] = "auto"
+    address: str | None = None
+
+
+class Train(_Part):
+    """How the training is spread and saved."""
+
+    ranks: int | Literal["auto"] = "auto"
+    environment: Literal["torch"] = "torch"
+    checkpoint_s: float = Field(default=60.0, ge=0.5, le=86_400)
+
+    @model_validator(mode="after")
+    def _some(self) -> Train:
+        if isinstance(self.ranks, int) and not 1 <= self.ranks <= 4096:
+            raise ValueError("ranks must be auto or 1..4096")
+        return self
+
+
+class Goal(_Part):
+    """When the training is good enough, or long enough."""
+
+    metric: str = "auc"
+    target: float | None = None
+    minutes: float | None = Field(default=None, gt=0)
+    prefer: Literal["speed", "balanced", "accuracy"] = "balanced"
+    max_metric_drop: float = Field(default=0.001, ge=0, le=1)
+
+
+class Faults(_Part):
+    """What happens when a host or a rank is lost."""
+
+    policy: Literal["stop"] = "stop"
+    grace_s: float = Field(default=15.0, ge=1, le=3600)
+    restarts: int = Field(default=3, ge=0, le=1000)
+
+
+class Recipe(_Part):
+    """One job, from data to report."""
+
+    dataset: Dataset
+    model: Model = Model()
+    cluster: Literal["localhost"] = "localhost"
+    split: Split = Split()
+    etl: Etl = Etl()
+    train: Train = Train()
+    goal: Goal = Goal()
+    search: None = None
+    faults: Faults = Faults()
+    seed: int = Field(default=7, ge=0, le=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of a finished recipe: where it comes from, and why where something chose it."""
+
+    key: str
+    value: Any
+    origin: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recipe as written: its name, its nested mapping, and the line of each dotted key."""
+
+    name: str
+    file: str
+    data: Mapping[str, Any]
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+
+def shipped() -> list[str]:
+    """The names of the recipes that come with aiok."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def find(argument: str) -> Source:
+    """An argument with a `/` or ending in `.yaml` is a file, otherwise a recipe by name."""
+    if "/" in argument or argument.endswith((".yaml", ".yml")):
+        return read(Path(argument))
+    path = SHIPPED / f"{argument}.yaml"
+    if argument not in shipped():
+        raise InputError(
+            f"there is no recipe {argument}",
+            todo=f"{nearest(argument, shipped())}; a file is named with its path or .yaml",
+        )
+    return read(path)
+
+
+def read(path: Path) -> Source:
+    """Read a YAML file: data only, no tags, no duplicate keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"there is no recipe file {path}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: byte {error.start}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return parse(text, path.stem, str(path))
+
+
+def parse(text: str, name: str, file: str = "recipe") -> Source:
+    """Recipe text to a Source; InputError names file, line and what YAML expected."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[str, int] = {}
+        if node is not None:
+            _collect_lines(node, "", lines, file)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = f"{file}, line {mark.line + 1}, column {mark.column + 1}" if mark else file
+        said = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{place}: {said}", todo="mend the YAML there") from None
+    if data is None:
+        raise InputError(f"{file} is empty", todo="start from `aiok new` or a shipped recipe")
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: a recipe is a mapping of keys, not a {type(data).__name__}")
+    return Source(name, file, data, lines)
+
+
+def _collect_lines(node: yaml.Node, prefix: str, lines: dict[str, int], file: str) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        dotted = f"{prefix}{key.value}"
+        if dotted in lines:
+            raise InputError(f"{file}, line {key.start_mark.line + 1}: {dotted} stands there twice")
+        lines[dotted] = key.start_mark.line + 1
+        _collect_lines(value, f"{dotted}.", lines, file)
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Dotted keys from AIOK_* variables."""
+    found = {}
+    for name, value in environ.items():
+        if name.startswith("AIOK_") and ("__" in name or name in ("AIOK_SEED", "AIOK_CLUSTER")):
+            found[name[5:].lower().replace("__", ".")] = value
+    return found
+
+
+def from_overrides(overrides: Sequence[str]) -> dict[str, str]:
+    """Dotted keys from `--set key=value`; a bare setting name means model.settings.NAME."""
+    found = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise InputError(f"--set {item}: expected KEY=VALUE, such as train.ranks=2")
+        if "." not in key and key not in Recipe.model_fields:
+            key = f"model.settings.{key}"
+        found[key] = value
+    return found
+
+
+def _plain(text: str) -> Any:
+    """A value given as text, read as YAML reads a scalar or a flow list."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def put(data: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a dotted key in nested mappings."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = data.get(parent)
+        if not isinstance(inner, dict):
+            inner = {}
+            data[parent] = inner
+        data = inner
+    data[last] = value
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys; an empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _copy(value) if isinstance(value, Mapping) else value for key, value in data.items()
+    }
+
+
+def load(
+    source: Source, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> tuple[Recipe, dict[str, str]]:
+    """Merge the layers, check all of it; returns the recipe and the origin of each dotted key."""
+    data = _copy(source.data)
+    origins = {key: "recipe" for key in flatten(data)}
+    for key, text in from_environment(os.environ if environ is None else environ).items():
+        put(data, key, _plain(text))
+        origins[key] = "AIOK_" + key.upper().replace(".", "__")
+    for key, text in from_overrides(overrides).items():
+        put(data, key, _plain(text))
+        origins[key] = "--set"
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        problems = _sentences(source, origins, error)
+        problems += _model_problems(data.get("model"))
+        raise refuse(source, problems) from None
+    problems = _model_problems(data.get("model")) + _goal_problems(recipe)
+    if problems:
+        raise refuse(source, problems)
+    return recipe, origins
+
+
+def refuse(source: Source, problems: Sequence[str]) -> InputError:
+    """All problems of a recipe as one error."""
+    head = f"{source.file}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return InputError("\n".join([head, *(f"  - {problem}" for problem in problems)]))
+
+
+def _sentences(
+    source: Source, origins: Mapping[str, str], error: ValidationError
+) -> list[str]:
+    """One sentence for each bad key; a union's members are told as one choice."""
+    by_key: dict[str, list[str]] = {}
+    for item in error.errors():
+        place, text = _sentence(source, origins, item)
+        by_key.setdefault(place, []).append(text)
+    return [f"{place}: {' or '.join(dict.fromkeys(texts))}" for place, texts in by_key.items()]
+
+
+def _sentence(source: Source, origins: Mapping[str, str], item: Any) -> tuple[str, str]:
+    """One problem as (key with its line or origin, what is wrong and what is valid)."""
+    parts = [str(part) for part in item["loc"] if not _is_union_tag(str(part))]
+    dotted = ".".join(parts)
+    line = source.lines.get(dotted)
+    place = f"{dotted or 'recipe'}"
+    origin = origins.get(dotted, "recipe")
+    if origin != "recipe":
+        place += f" ({origin})"
+    elif line:
+        place += f" (line {line})"
+    if item["type"] == "extra_forbidden":
+        return place, f"unknown key, {nearest(parts[-1], _valid_keys(parts[:-1]))}"
+    if item["type"] == "missing":
+        return place, "this key is needed"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if isinstance(item["input"], Mapping):
+        return place, message
+    return place, f"{message}, not {item['input']!r}"[:300]
+
+
+def _is_union_tag(part: str) -> bool:
+    return part in ("int", "str", "none") or part.startswith(("literal[", "function-"))
+
+
+def _valid_keys(parents: Sequence[str]) -> list[str]:
+    part: type[BaseModel] = Recipe
+    for name in parents:
+        kind = part.model_fields[name].annotation if name in part.model_fields else None
+        options = [kind, *getattr(kind, "__args__", ())]
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not inner:
+            return []
+        part = inner[0]
+    return list(part.model_fields)
+
+
+def _model_problems(model: Any) -> list[str]:
+    """What the catalog and the model's settings say against the model part."""
+    if not isinstance(model, Mapping):
+        return []
+    name = model.get("name", Model.model_fields["name"].default)
+    if name not in catalog.names():
+        return [f"model.name: there is no model {name}, {nearest(str(name), catalog.names())}"]
+    spec = catalog.load(name)
+    problems = []
+    profile = model.get("profile", Model.model_fields["profile"].default)
+    if profile not in spec.profiles:
+        hint = nearest(str(profile), list(spec.profiles))
+        problems.append(f"model.profile: {name} has no profile {profile}, {hint}")
+    settings = model.get("settings") or {}
+    if isinstance(settings, Mapping):
+        problems += [f"model.settings: {text}" for text in resolve(spec.settings, settings)[1]]
+    return problems
+
+
+def _goal_problems(recipe: Recipe) -> list[str]:
+    spec = catalog.load(recipe.model.name)
+    names = [metric.name for metric in spec.metrics]
+    problems = []
+    if recipe.goal.metric not in names:
+        problems.append(
+            f"goal.metric: {spec.name} has no metric {recipe.goal.metric}, "
+            + nearest(recipe.goal.metric, names)
+        )
+    if recipe.dataset.format not in spec.formats:
+        problems.append(
+            f"dataset.format: {spec.name} reads {', '.join(spec.formats)}, "
+            f"not {recipe.dataset.format}"
+        )
+    return problems
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Recipe text in the order of the schema, without what is empty."""
+    return yaml.safe_dump(_copy(data), sort_keys=False, default_flow_style=False, width=100)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for editors."""
+    return Recipe.model_json_schema()

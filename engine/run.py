@@ -1,0 +1,278 @@
+"""The run process: `python -m engine.run FOLDER [--attempt]`, in a session of its own.
+
+It takes the lock, executes the plan step by step, and alone writes the run's events. SIGTERM asks
+for a good end (a checkpoint first), a second one for a quick end. Whatever kills it, a later
+`resume` replays the events and goes on with what is not whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from engine import events as ev
+from engine.errors import AiokError, EnvironmentProblem, ExitCode, RunStopped
+from engine.plan import Plan, Step, from_json, is_whole
+from engine.state import RunState
+from engine.steps.context import Context
+from engine.store import (
+    EventLog,
+    RunFolder,
+    cache_folder,
+    exclusive,
+    home,
+    make_folder,
+    read_events,
+    remove_tree,
+)
+from engine.state import fold
+from engine.work import jobs_folder
+from hosts.job import sweep_job
+from hosts.local import LocalTransport
+
+
+class StopSignals:
+    """Counts SIGTERM and SIGINT: 1 = end well, 2 = end at once."""
+
+    def __init__(self) -> None:
+        self.level = 0
+        self.told = False
+
+    def install(self) -> None:
+        """Take over both signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.level = min(2, self.level + 1)
+
+
+class RunProcess:
+    """Executes one plan."""
+
+    def __init__(self, folder: RunFolder, signals: StopSignals) -> None:
+        self.folder, self.signals = folder, signals
+        self.plan: Plan = from_json(folder.plan.read_text(encoding="utf-8"))
+        self.state: RunState = fold(read_events(folder.events, 0)[0])
+        self.log = EventLog(folder.events)
+        code = home() / "code" / self.plan.code
+        if not code.is_dir():
+            raise EnvironmentProblem(
+                f"the workers' code of this run is gone ({code})",
+                todo="start a new run of the same recipe; finished steps are reused",
+            )
+        self.context = Context(
+            folder=folder,
+            plan=self.plan,
+            log=self.log,
+            attempt=self.state.attempt + 1,
+            transport=LocalTransport(),
+            code=code,
+            stop_level=self._stop_level,
+        )
+
+    def _stop_level(self) -> int:
+        if self.signals.level and not self.signals.told:
+            self.signals.told = True
+            self.context.emit(ev.StopRequested)
+        return self.signals.level
+
+    def run(self) -> ExitCode:
+        """All steps in order; the exit code says how it ended, and so does the last event."""
+        self.context.emit(ev.RunStarted, pid=os.getpid(), attempt=self.context.attempt)
+        self._sweep_earlier_attempts()
+        status, code = "done", ExitCode.OK
+        for step in self.plan.steps:
+            try:
+                if self._stop_level():
+                    raise RunStopped("stopped on request")
+                self._do(step)
+            except RunStopped:
+                self.context.emit(ev.StepStopped, step=step.id)
+                status, code = "stopped", ExitCode.STOPPED
+                break
+            except AiokError as error:
+                status, code = "failed", error.exit_code
+                self._tell_failure(step, error)
+                break
+            except OSError as error:
+                status, code = "failed", ExitCode.ENVIRONMENT
+                self._tell_failure(step, _disk_error(error))
+                break
+            except Exception as error:  # the border of the process: told, logged, never lost
+                traceback.print_exc()
+                status, code = "failed", ExitCode.FAILED
+                told = AiokError(
+                    f"{type(error).__name__}: {error}",
+                    why="the run process met an error it does not know",
+                    log=str(self.folder.path / "logs" / "run.log"),
+                )
+                self._tell_failure(step, told)
+                break
+        self.context.emit(ev.RunEnded, status=status, exit_code=int(code))
+        return code
+
+    def _tell_failure(self, step: Step, error: AiokError) -> None:
+        self.context.emit(
+            ev.StepFailed, step=step.id, what=error.what, why=error.why, todo=error.todo,
+            log=error.log, exit_code=int(error.exit_code),
+        )  # fmt: skip
+
+    def _sweep_earlier_attempts(self) -> None:
+        """A killed run process leaves jobs until their grace ends: end them now, never twice run."""
+        for folder in jobs_folder().glob(f"{self.folder.id}.*"):
+            if folder.is_dir():
+                sweep_job(
+                    self.context.transport,
+                    sys.executable,
+                    str(self.context.code / "agent.py"),
+                    str(folder),
+                )
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                folder.unlink(missing_ok=True)
+
+    def _do(self, step: Step) -> None:
+        """Skip what is whole, reuse what the cache has, run the rest."""
+        known = self.state.steps.get(step.id)
+        if step.identity and is_whole(step.identity):
+            result = json.loads((cache_folder() / step.identity / "result.json").read_text())
+            self.context.results[step.id] = result
+            if known is None or not known.status.is_whole or known.identity != step.identity:
+                self._link(step)
+                self.context.emit(
+                    ev.StepReused, step=step.id, identity=step.identity, result=result
+                )
+            return
+        if step.identity:
+            with self._building(step) as building:
+                if building is None:
+                    return self._do(step)
+                self._execute(step, building)
+        else:
+            self._execute(step, make_folder(self.folder.artifacts(step.id)))
+        return None
+
+    @contextlib.contextmanager
+    def _building(self, step: Step) -> Any:
+        """The folder where the output grows, held by one run; None if another made it whole."""
+        cache = make_folder(cache_folder())
+        told = False
+        while True:
+            with exclusive(cache / f".{step.identity}.lock") as mine:
+                if mine:
+                    if is_whole(step.identity):
+                        yield None
+                        return
+                    building = cache / f".{step.identity}.building"
+                    remove_tree(building)
+                    building.mkdir()
+                    try:
+                        yield building
+                    finally:
+                        remove_tree(building)
+                        (cache / f".{step.identity}.lock").unlink(missing_ok=True)
+                    return
+            if not told:
+                told = True
+                self.context.emit(
+                    ev.Noted, step=step.id, text="another run is making the same output: waiting"
+                )
+            if self._stop_level():
+                raise RunStopped("stopped on request")
+            time.sleep(0.3)
+
+    def _execute(self, step: Step, output: Path) -> None:
+        """Run the step's code, then make its output whole in one rename."""
+        self.context.emit(
+            ev.StepStarted, step=step.id, identity=step.identity, host=step.host,
+            log=str(self.folder.logs(step.id) / "output.log"),
+        )  # fmt: skip
+        begun = time.monotonic()
+        module = importlib.import_module(f"engine.steps.{step.kind}")
+        result: dict[str, Any] = module.run(self.context, step, output)
+        self.context.results[step.id] = result
+        if step.identity:
+            _seal(output, result)
+            os.rename(output, cache_folder() / step.identity)
+            _sync_folder(cache_folder())
+            self._link(step)
+        remove_tree(self.folder.path / "checkpoints" / step.id)
+        remove_tree(self.context.work_folder(step))
+        self.context.emit(
+            ev.StepFinished, step=step.id, identity=step.identity, result=result,
+            seconds=round(time.monotonic() - begun, 3),
+        )  # fmt: skip
+
+    def _link(self, step: Step) -> None:
+        link = self.folder.artifacts(step.id)
+        link.parent.mkdir(exist_ok=True)
+        remove_tree(link)
+        link.symlink_to(cache_folder() / step.identity)
+
+
+def _seal(output: Path, result: dict[str, Any]) -> None:
+    """Write result.json last, and everything to disk, so that a whole output stays whole."""
+    for path in output.rglob("*"):
+        if path.is_file():
+            _sync_folder(path)
+    with open(output / "result.json", "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(output)
+
+
+def _sync_folder(path: Path) -> None:
+    """fsync a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_error(error: OSError) -> AiokError:
+    place = f" ({error.filename})" if error.filename else ""
+    return EnvironmentProblem(
+        f"{error.strerror or error}{place}",
+        todo="free disk space (aiok clean) or mend the folder, then: aiok resume",
+    )
+
+
+def main(argv: list[str]) -> int:
+    """The command line of the run process."""
+    folder = RunFolder(Path(argv[1]))
+    signals = StopSignals()
+    signals.install()
+    with exclusive(folder.lock) as mine:
+        if not mine:
+            print(f"{folder.id} is already running", file=sys.stderr)
+            return ExitCode.BAD_INPUT
+        try:
+            return int(RunProcess(folder, signals).run())
+        except AiokError as error:
+            log = EventLog(folder.events)
+            log.append(ev.RunStarted(t=time.time(), pid=os.getpid(), attempt=0))
+            log.append(
+                ev.StepFailed(
+                    t=time.time(), step="provision", what=error.what, why=error.why, todo=error.todo
+                )
+            )
+            log.append(ev.RunEnded(t=time.time(), status="failed", exit_code=error.exit_code))
+            print(error, file=sys.stderr)
+            return int(error.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

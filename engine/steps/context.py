@@ -1,0 +1,150 @@
+"""What every step gets to work with, and how a step's worker is started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine import events as ev
+from engine.environments import environment_folder
+from engine.plan import Plan, Step
+from engine.store import EventLog, RunFolder, cache_folder
+from engine.work import Launch, Listener, LogFile, clean, run_worker, write_spec
+from hosts import mpi
+from hosts.probe import HostFacts
+from hosts.transport import Transport
+from models import catalog, messages
+
+PROGRESS_S = 0.5
+
+
+@dataclass(kw_only=True)
+class Context:
+    """The run a step belongs to. `building` is where the step's output grows."""
+
+    folder: RunFolder
+    plan: Plan
+    log: EventLog
+    attempt: int
+    transport: Transport
+    code: Path
+    stop_level: Callable[[], int]
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def emit(self, cls: type[ev.Event], **fields: Any) -> None:
+        """Append an event, time-stamped now."""
+        self.log.append(cls(t=time.time(), **fields))
+
+    def output_of(self, step_id: str) -> Path:
+        """The finished output of an earlier step."""
+        return cache_folder() / self.plan.step(step_id).identity
+
+    def value(self, key: str) -> Any:
+        """A value of the finished recipe."""
+        return self.plan.value(key)
+
+    @property
+    def facts(self) -> HostFacts:
+        """Facts of the host the steps run on."""
+        return HostFacts(**self.plan.facts["localhost"])
+
+    def work_folder(self, step: Step) -> Path:
+        """Scratch space of a step; removed when the step is whole."""
+        return self.folder.path / "work" / step.id
+
+
+class StepListener(Listener):
+    """Turns what a worker says into events, telemetry and log files."""
+
+    def __init__(self, context: Context, step: Step) -> None:
+        self._context, self._step = context, step
+        self._log = LogFile(context.folder.logs(step.id) / "output.log")
+        self._last_progress = 0.0
+        self._silent_told = 0.0
+
+    def output(self, text: str) -> None:
+        self._log.write(text)
+
+    def close(self) -> None:
+        """Close the log file."""
+        self._log.close()
+
+    def sample(self, host: str, sample: Mapping[str, Any]) -> None:
+        path = self._context.folder.telemetry(host)
+        path.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"host": host, **sample}) + "\n")
+
+    def silent(self, host: str, seconds: float) -> None:
+        if time.monotonic() - self._silent_told > 1.0:
+            self._silent_told = time.monotonic()
+            self._context.emit(ev.HostSilent, host=host, seconds=round(seconds, 1))
+
+    def message(self, message: messages.Message, rank: int) -> None:
+        emit, step = self._context.emit, self._step.id
+        if isinstance(message, messages.Progress) and rank == 0:
+            now, whole = time.monotonic(), message.done >= message.total
+            if whole or now - self._last_progress >= PROGRESS_S:
+                self._last_progress = now
+                emit(
+                    ev.StepProgressed, step=step, phase=clean(message.phase), done=message.done,
+                    total=message.total, unit=clean(message.unit),
+                )  # fmt: skip
+        elif isinstance(message, messages.Scalar) and rank == 0:
+            emit(
+                ev.Measured, step=step, name=message.name, value=message.value,
+                split=message.split, rows=message.rows, step_count=message.step,
+                epoch=message.epoch,
+            )  # fmt: skip
+        elif isinstance(message, messages.Note):
+            emit(ev.Noted, step=step, text=clean(message.text), level=message.level)
+        elif isinstance(message, messages.Saved) and rank == 0:
+            emit(ev.CheckpointSaved, step=step, step_count=message.step)
+
+
+def run_step_worker(
+    context: Context, step: Step, spec: Mapping[str, Any], ranks: int = 0
+) -> dict[str, Any]:
+    """Start the step's worker (under mpirun when `ranks` > 0) and follow it to its end."""
+    prefix = environment_folder(step.environment)
+    worker = catalog.load(context.plan.model).workers[step.worker]
+    logs = context.folder.logs(step.id)
+    spec_file = write_spec(logs / "spec.json", spec)
+    argv = [f"{prefix}/bin/python", "-m", worker.module, str(spec_file)]
+    threads = str(spec.get("cores") or spec.get("threads") or 1)
+    env = {
+        "PYTHONPATH": str(context.code),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": threads,
+        "KMP_BLOCKTIME": "1",
+    }
+    if ranks:
+        layout = mpi.plan_layout(context.facts, ranks)
+        argv, launch_env = mpi.launch(str(prefix), layout, argv)
+        env.update(launch_env)
+    exports = " ".join(f"{key}={value}" for key, value in env.items())
+    listener = StepListener(context, step)
+    listener.output(f"$ {exports} {' '.join(argv)}\n")
+    try:
+        return run_worker(
+            context.transport,
+            context.code / "agent.py",
+            Launch(
+                job=f"{context.folder.id}.{step.id}.{context.attempt}",
+                argv=argv,
+                env=env,
+                ranks=max(1, ranks),
+                grace_s=float(context.value("faults.grace_s")),
+            ),
+            listener,
+            context.stop_level,
+            log=str(logs / "output.log"),
+        )
+    finally:
+        listener.close()

@@ -1,0 +1,24 @@
+"""Turn the trained model into a bundle for inference, and measure it beside the eager model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engine.plan import Step
+from engine.steps.context import Context, run_step_worker
+
+
+def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
+    """Export; refused forms and their reasons are part of the result."""
+    spec = {
+        "model": context.plan.model,
+        "data": str(context.output_of("etl")),
+        "weights": str(context.output_of("train")),
+        "dataset": step.settings["dataset"],
+        "output": str(output),
+        "threads": len(context.facts.cores),
+        "max_metric_drop": step.settings["max_metric_drop"],
+        "metric": step.settings["metric"],
+    }
+    return run_step_worker(context, step, spec)

@@ -1,0 +1,37 @@
+"""Train under mpirun, from the last checkpoint if there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engine.plan import Step
+from engine.steps.context import Context, run_step_worker
+from engine.work import jobs_folder
+from hosts import mpi
+
+
+def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
+    """Train the model; checkpoints lie in the run folder and survive anything but `clean`."""
+    ranks = int(step.settings["ranks"])
+    checkpoints = context.folder.path / "checkpoints" / step.id
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    meeting = jobs_folder() / f"{context.folder.id}.{step.id}.{context.attempt}.rendezvous"
+    meeting.unlink(missing_ok=True)
+    spec = {
+        "model": step.settings["model"],
+        "settings": step.settings["settings"],
+        "data": str(context.output_of("etl")),
+        "output": str(output),
+        "checkpoints": str(checkpoints),
+        "checkpoint_s": float(context.value("train.checkpoint_s")),
+        "ranks": ranks,
+        "threads": mpi.plan_layout(context.facts, ranks).threads,
+        "rendezvous": f"file://{meeting}",
+        "seed": step.settings["seed"],
+        "goal": step.settings["goal"],
+    }
+    try:
+        return run_step_worker(context, step, spec, ranks=ranks)
+    finally:
+        meeting.unlink(missing_ok=True)
