@@ -58,9 +58,8 @@ def collect_wheels(
 ) -> list[Path]:
     """Fetch the wheels that HOME lacks; returns the wheels of the whole lock.
 
-    Sources: pip's configured ones, `extra_sources` and the folders in AIOK_WHEELS. Stock torch is
-    fetched only when there is no CPU build and `accept_large_torch`; once fetched, it counts as
-    accepted. Raises ProvisionError. Two processes may collect at once: one waits for the other.
+    Sources: pip's configured ones and the folders `extra_sources`. Stock torch is fetched only when
+    there is no CPU build and `accept_large_torch`; once fetched, it counts as accepted. Raises ProvisionError. Two processes may collect at once: one waits for the other.
     """
     choice = lock
     with _store_lock(home, progress):
@@ -169,8 +168,7 @@ def _pip_argv(
     for package in group:
         if package.from_source:
             argv += ["--no-binary", package.name]
-    given = [Path(name) for name in os.environ.get("AIOK_WHEELS", "").split(os.pathsep) if name]
-    for source in (*sources, *given):
+    for source in sources:
         if not source.is_dir():
             raise ProvisionError(f"there is no folder of wheels {source}", todo="check the path")
         argv += ["--find-links", str(source.resolve())]
