@@ -29,6 +29,14 @@ class InputProblem(Exception):
         self.what, self.why, self.todo = what, why, todo
 
 
+class WorkFailed(Exception):
+    """The work cannot go on, and it knows why: the same three sentences, exit code 1."""
+
+    def __init__(self, what: str, why: str = "", todo: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.todo = what, why, todo
+
+
 class Stopped(Exception):
     """The worker obeyed a stop request after saving what it could."""
 
@@ -84,6 +92,9 @@ def run(work: Work, argv: list[str] | None = None) -> int:
             Problem(what=problem.what, why=problem.why, todo=problem.todo, bad_input=True)
         )
         return BAD_INPUT
+    except WorkFailed as problem:
+        messenger.send(Problem(what=problem.what, why=problem.why, todo=problem.todo))
+        return FAILED
     except BaseException as error:  # the border: nothing may leave without a message
         traceback.print_exc()
         text = str(error).strip().splitlines()

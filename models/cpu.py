@@ -1,0 +1,61 @@
+"""What a training or scoring process asks of its CPU: threads, number formats, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+from pathlib import Path
+
+import torch
+
+_MALLOC_TRIM_THRESHOLD, _MALLOC_MMAP_THRESHOLD = -1, -3  # the names of mallopt(3)
+_KEEP_BYTES = 1 << 30
+
+
+def prepare(threads: int, keep_memory: bool) -> None:
+    """Set the threads of this process and flush denormal numbers to zero.
+
+    `keep_memory` makes the C library keep freed blocks up to 1 GiB instead of giving them back to
+    the kernel: a training step frees and asks for the same few megabytes again and again, and the
+    page faults of that cost up to half of its CPU time.
+    """
+    torch.set_num_threads(max(1, threads))
+    torch.set_flush_denormal(True)
+    if keep_memory:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl has not
+        if mallopt is not None:
+            mallopt(_MALLOC_MMAP_THRESHOLD, _KEEP_BYTES)
+            mallopt(_MALLOC_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+def choose_precision(wanted: str, flags: set[str] | None = None) -> tuple[str, str]:
+    """The precision to compute in, "fp32" or "bf16", and the reason in words.
+
+    `wanted` is fp32, bf16 or auto; auto takes bf16 only where the CPU multiplies it natively.
+    """
+    flags = cpu_flags() if flags is None else flags
+    native = next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), None)
+    if wanted == "fp32":
+        return "fp32", "fp32 was asked for"
+    if wanted == "bf16":
+        return "bf16", f"bf16 was asked for ({'this CPU has ' + native if native else 'emulated'})"
+    if native:
+        return "bf16", f"this CPU has {native}"
+    return "fp32", "this CPU has neither AMX nor AVX512-BF16"
+
+
+def cpu_flags() -> set[str]:
+    """The feature flags of the first processor, as Linux names them; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return set()
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return set(line.partition(":")[2].split())
+    return set()
+
+
+def peak_rss_gib() -> float:
+    """The largest resident memory of this process so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)

@@ -1,0 +1,172 @@
+"""Ranks of one job: who am I, and the few collectives that data-parallel training needs.
+
+The rank and their number come from the launcher (PMI_RANK/PMI_SIZE of hydra, or RANK/WORLD_SIZE);
+without them the process is the only rank and every collective is a no-op. Collectives run over
+gloo, joined at the job's `rendezvous` (file:// or tcp://, new for each start of the job).
+A rank that lost another one raises `WorkFailed`: nothing can go on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import torch.distributed as gloo
+
+from models.worker import InputProblem, WorkFailed
+
+_ADDRESS_OF_INTERFACE = 0x8915  # SIOCGIFADDR
+_PATIENCE = timedelta(minutes=10)
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's rank and the number of ranks, from the launcher's environment."""
+    for rank, size in (("PMI_RANK", "PMI_SIZE"), ("RANK", "WORLD_SIZE")):
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]), int(os.environ[size])
+    return 0, 1
+
+
+class Ranks:
+    """The ranks of this job. Every rank must make the same calls in the same order."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+
+    def start_sum(self, tensor: torch.Tensor) -> Any:
+        """Begin to add the tensor over all ranks, in place; `finish` waits for it."""
+        if self.size == 1:
+            return None
+        with _lost_ranks_explained():
+            return gloo.all_reduce(tensor, async_op=True)
+
+    def finish(self, pending: Any) -> None:
+        """Wait for what `start_sum` began."""
+        if pending is not None:
+            with _lost_ranks_explained():
+                pending.wait()
+
+    def sum(self, tensor: torch.Tensor) -> None:
+        """Add the tensor over all ranks, in place."""
+        self.finish(self.start_sum(tensor))
+
+    def gather(self, tensor: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        """The tensors of all ranks, joined along the first axis in rank order, on every rank.
+
+        tensor [counts[rank], ...]; `counts` (rows of every rank) must be known to all.
+        """
+        if self.size == 1:
+            return tensor
+        most = max(counts)
+        padded = tensor.new_empty((most, *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in counts]
+        with _lost_ranks_explained():
+            gloo.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def gather_rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Like `gather`, when no rank knows how many rows the others have."""
+        if self.size == 1:
+            return tensor
+        counts = torch.zeros(self.size, dtype=torch.int64)
+        counts[self.rank] = len(tensor)
+        self.sum(counts)
+        return self.gather(tensor, counts.tolist())
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's JSON value, on every rank."""
+        if self.size == 1:
+            return value
+        text = json.dumps(value).encode() if self.rank == 0 else b""
+        length = torch.tensor([len(text)], dtype=torch.int64)
+        with _lost_ranks_explained():
+            gloo.broadcast(length, src=0)
+            data = torch.zeros(int(length), dtype=torch.uint8)
+            if self.rank == 0:
+                data = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+            gloo.broadcast(data, src=0)
+        return json.loads(bytes(data.tolist()))
+
+    def leave(self) -> None:
+        """End the communication; harmless when it never began."""
+        if self.size > 1 and gloo.is_initialized():
+            gloo.destroy_process_group()
+
+
+@contextlib.contextmanager
+def joined(expected: int, rendezvous: str | None) -> Iterator[Ranks]:
+    """Join the other ranks, and leave them at the end.
+
+    Raises InputProblem when the launcher started another number of ranks than `expected`.
+    """
+    rank, size = rank_and_size()
+    if size != expected:
+        raise InputProblem(
+            f"the job was started with {size} ranks, its spec says {expected}",
+            todo=f"start it with mpirun -n {expected}, or change ranks in the spec",
+        )
+    ranks = Ranks(rank, size)
+    if size > 1:
+        _join(ranks, rendezvous or "")
+    try:
+        yield ranks
+    finally:
+        ranks.leave()
+
+
+def _join(ranks: Ranks, rendezvous: str) -> None:
+    parts = urlsplit(rendezvous)
+    if parts.scheme not in ("file", "tcp"):
+        raise InputProblem(
+            f"rendezvous is {rendezvous!r}", todo="give a file:// or tcp://host:port address"
+        )
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    interface = "lo" if parts.scheme == "file" else interface_towards(parts.hostname or "")
+    if interface:
+        # Without it gloo binds to what the host's own name means, often 127.0.1.1.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    with _lost_ranks_explained():
+        gloo.init_process_group(
+            "gloo", init_method=rendezvous, rank=ranks.rank, world_size=ranks.size,
+            timeout=_PATIENCE,
+        )  # fmt: skip
+
+
+def interface_towards(host: str) -> str | None:
+    """The name of the network interface that leads to a host; None when it cannot be told."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))  # UDP: nothing is sent
+            address = probe.getsockname()[0]
+        except OSError:
+            return None
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # an interface without an IPv4 address
+                request = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(probe.fileno(), _ADDRESS_OF_INTERFACE, request)
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return None
+
+
+@contextlib.contextmanager
+def _lost_ranks_explained() -> Iterator[None]:
+    """Gloo's errors are RuntimeErrors with a C++ trace; say what they mean here."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise WorkFailed(
+            "the ranks of this job lost contact with each other",
+            why=str(error).strip().splitlines()[0][:300],
+            todo="see the log of the other ranks; the job resumes from its last checkpoint",
+        ) from error

@@ -1,0 +1,150 @@
+"""DLRM: embeddings and a bottom MLP, all pairwise dot products, a top MLP.
+
+Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation
+Systems", arXiv 1906.00091. Written from the paper. Shapes: B rows, T tables, d embedding size,
+F = T + 1 vectors, P = F (F - 1) / 2 pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.loop_tables import look_up
+
+
+class Dlrm(nn.Module):
+    """numeric [B, 13] float32 and ids [B, T] int -> logits [B]."""
+
+    def __init__(
+        self, numeric: int, table_sizes: Sequence[int], settings: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        d = int(settings["embedding_size"])
+        vectors = len(table_sizes) + 1
+        tables = FusedTables if settings["fused_tables"] else SeparateTables
+        self.tables = tables(table_sizes, d)
+        self.bottom = _mlp([numeric, *settings["bottom_widths"], d], last_relu=True)
+        pairs = vectors * (vectors - 1) // 2
+        self.top = _mlp([d + pairs, *settings["top_widths"], 1], last_relu=False)
+        lower = torch.tril_indices(vectors, vectors, -1)
+        self.register_buffer("pairs", lower[0] * vectors + lower[1], persistent=False)
+        place = torch.zeros(vectors, vectors, dtype=torch.int64)
+        place[lower[0], lower[1]] = place[lower[1], lower[0]] = torch.arange(pairs)
+        self.register_buffer("places", place.flatten(), persistent=False)
+
+    def forward(self, numeric: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Logits [B] from numeric [B, 13] and per-table ids [B, T]."""
+        return self.head(numeric, self.tables(ids))
+
+    def head(self, numeric: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+        """Logits [B] from numeric [B, 13] and looked-up vectors [B, T, d]."""
+        dense = self.bottom(numeric)
+        vectors = torch.cat([dense.unsqueeze(1), embedded.to(dense.dtype)], dim=1)
+        if torch.is_grad_enabled() and vectors.requires_grad:
+            dots = _PairwiseDots.apply(vectors, self.pairs, self.places)
+        else:
+            dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)[:, self.pairs]
+        return self.top(torch.cat([dense, dots], dim=1)).squeeze(1).float()
+
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the two MLPs."""
+        return [*self.bottom.parameters(), *self.top.parameters()]
+
+
+class FusedTables(nn.Module):
+    """All tables in one storage [sum of sizes, d]: ids [B, T] -> [B, T, d] by one lookup."""
+
+    def __init__(self, sizes: Sequence[int], d: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(sum(sizes), d))
+        starts = torch.tensor([0, *sizes[:-1]], dtype=torch.int64).cumsum(0)
+        self.register_buffer("starts", starts.int(), persistent=False)
+
+    def storage_ids(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the storage [B * T] for per-table ids [B, T]."""
+        return (ids + self.starts).flatten()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors [B, T, d] of ids [B, T]."""
+        return nn.functional.embedding(ids + self.starts, self.weight)
+
+    def look_up(self, rows: torch.Tensor) -> torch.Tensor:
+        """The same by rows of the storage [B * T], without gradient and faster."""
+        return look_up(self.weight.detach(), rows).view(-1, len(self.starts), self.weight.shape[1])
+
+    def parts(self, sizes: Sequence[int]) -> list[torch.Tensor]:
+        """Each table as a view [size, d]."""
+        return list(torch.split(self.weight.data, list(sizes)))
+
+
+class SeparateTables(nn.Module):
+    """One EmbeddingBag a table, as the public network has them: ids [B, T] -> [B, T, d]."""
+
+    def __init__(self, sizes: Sequence[int], d: int) -> None:
+        super().__init__()
+        self.bags = nn.ModuleList(
+            nn.EmbeddingBag(size, d, mode="sum", sparse=True) for size in sizes
+        )
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors [B, T, d] of ids [B, T]."""
+        bags = torch.arange(len(ids))
+        columns = ids.t().contiguous().long()
+        return torch.stack([bag(columns[i], bags) for i, bag in enumerate(self.bags)], dim=1)
+
+    def parts(self, _sizes: Sequence[int]) -> list[torch.Tensor]:
+        """Each table as a tensor [size, d]."""
+        return [bag.weight.data for bag in self.bags]
+
+
+class _PairwiseDots(torch.autograd.Function):
+    """Dot products of all pairs of vectors [B, F, d] -> [B, P], pairs (1,0), (2,0), (2,1), ...
+
+    The gradient of a symmetric product needs one batched product, not two, and a gather, not a
+    scatter: each element of the [F, F] gradient matrix is read from its pair.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: torch.Tensor, pairs: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(vectors, places)
+        return torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1).index_select(1, pairs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        vectors, places = ctx.saved_tensors
+        count = vectors.shape[1]
+        full = gradient.index_select(1, places).view(-1, count, count)
+        full.diagonal(dim1=1, dim2=2).zero_()
+        return torch.bmm(full, vectors), None, None
+
+
+def initialize(network: Dlrm, table_sizes: Sequence[int], seed: int, table_scale: float) -> None:
+    """Set all weights as the public network does; equal for any number of ranks.
+
+    Linear W ~ N(0, sqrt(2 / (in + out))), b ~ N(0, sqrt(1 / out)); table k from a generator of its
+    own, U(-s, s) with s = sqrt(1 / n) or `table_scale` when that is above 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer in [*network.bottom, *network.top]:
+        if isinstance(layer, nn.Linear):
+            out, into = layer.weight.shape
+            layer.weight.data.normal_(0.0, math.sqrt(2.0 / (into + out)), generator=generator)
+            layer.bias.data.normal_(0.0, math.sqrt(1.0 / out), generator=generator)
+    seeds = torch.randint(1 << 62, (len(table_sizes),), generator=generator).tolist()
+    for table, table_seed in zip(network.tables.parts(table_sizes), seeds, strict=True):
+        scale = table_scale or math.sqrt(1.0 / len(table))
+        table.uniform_(-scale, scale, generator=torch.Generator().manual_seed(table_seed))
+
+
+def _mlp(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for into, out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(into, out), nn.ReLU()]
+    return nn.Sequential(*layers[: len(layers) if last_relu else -1])

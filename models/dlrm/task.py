@@ -1,0 +1,296 @@
+"""DLRM for the training loop: its rows, one training step, scores, and its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from models import cpu
+from models.dist import Ranks
+from models.dlrm.network import Dlrm, FusedTables, SeparateTables, initialize
+from models.loop_data import Batch, Rows
+from models.loop_dense import DenseParameters
+from models.loop_tables import RowwiseAdagrad, RowwiseSgd, combine, merge
+from models.recdp.blocks import Manifest
+from models.worker import InputProblem
+
+
+class DlrmTask:
+    """The network with its optimizers, for one rank. Columns: numeric, ids, label."""
+
+    def __init__(
+        self, settings: Mapping[str, Any], data: str | Path, seed: int, ranks: Ranks, signals: int
+    ) -> None:
+        self.settings, self.ranks = settings, ranks
+        self.manifest = Manifest.load(data)
+        sizes = self.manifest.table_sizes
+        self.network = Dlrm(len(self.manifest.numeric), sizes, settings)
+        initialize(self.network, sizes, seed, float(settings["table_init"]))
+        # The tables' gradients are sparse; each rank tells how many rows it touched.
+        self.dense = DenseParameters(
+            self.network.dense_parameters(), str(settings["dense_optimizer"]),
+            float(settings["weight_decay"]), signals + ranks.size,
+        )  # fmt: skip
+        self.loop_signals = signals
+        tables = self.network.tables
+        trainer = FusedTraining if isinstance(tables, FusedTables) else SeparateTraining
+        self.tables = trainer(tables, sizes, settings, ranks)
+        self.precision, self.precision_reason = cpu.choose_precision(str(settings["precision"]))
+
+    def rows(self, split: str) -> Rows:
+        """The rows of a split."""
+        rows: Rows = self.manifest.split(split)
+        return rows
+
+    def step(self, batch: Batch, factor: float, signals: Sequence[float]) -> list[float]:
+        """Train on one global batch; returns the signals added over all ranks.
+
+        signals[0] is replaced by the summed loss of the batch. `factor` scales both rates.
+        """
+        self.dense.zero()
+        numeric, ids, label = batch.columns
+        loss = 0.0
+        if len(label):
+            with self._arithmetic():
+                logits = self.network.head(numeric, self.tables.embed(ids))
+            total = nn.functional.binary_cross_entropy_with_logits(
+                logits, label.float(), reduction="sum"
+            )
+            (total / batch.global_rows).backward()
+            loss = total.item()
+        touched, gradients = self.tables.gradients()
+        shared = self.dense.signals
+        shared[: self.loop_signals] = torch.tensor([loss, *signals[1:]])
+        shared[self.loop_signals + self.ranks.rank] = len(touched)
+        self.ranks.sum(self.dense.buffer)
+        counts = [int(count) for count in shared[self.loop_signals :].tolist()]
+        touched, gradients = merge(self.ranks, touched, gradients, counts)
+        with torch.no_grad():
+            self.dense.step(float(self.settings["learning_rate"]) * factor)
+            rate = float(self.settings["table_learning_rate"]) * factor
+            self.tables.update(touched, gradients, rate, batch.global_rows)
+        return [float(x) for x in shared[: self.loop_signals].tolist()]
+
+    def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Logits [n] of rows."""
+        with torch.inference_mode(), self._arithmetic():
+            return score(self.network, columns[0], columns[1])
+
+    def labels(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Labels [n] of rows, 0 or 1."""
+        return columns[2]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights by name, live: writing into them changes the network."""
+        return {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """All else that the next step depends on, live."""
+        dense = {f"dense.{name}": tensor for name, tensor in self.dense.state().items()}
+        return {**dense, **self.tables.state()}
+
+    def describe(self) -> dict[str, Any]:
+        """What model.json says of the network, enough to build it again."""
+        return {
+            "label": self.manifest.label, "numeric": list(self.manifest.numeric),
+            "categorical": list(self.manifest.categorical),
+            "table_sizes": list(self.manifest.table_sizes),
+            "transform": dict(self.manifest.transform),
+        }  # fmt: skip
+
+    def _arithmetic(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16")
+
+
+class FusedTraining:
+    """Trains one storage of all tables by the rows that a batch touched."""
+
+    def __init__(
+        self, tables: FusedTables, _sizes: Sequence[int], settings: Mapping[str, Any], _ranks: Ranks
+    ) -> None:
+        self.tables = tables
+        tables.weight.requires_grad_(False)
+        self.optimizer = _row_optimizer(tables.weight.data, settings)
+        self.ids: torch.Tensor | None = None
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors [B, T, d] of ids [B, T]: the leaf whose gradient is kept."""
+        self.ids = self.tables.storage_ids(ids)
+        self.embedded = self.tables.look_up(self.ids).requires_grad_()
+        return self.embedded
+
+    def gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unique storage rows [u] and the gradients [u, d] of the last batch of this rank."""
+        d = self.tables.weight.shape[1]
+        if self.ids is None:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0, d)
+        ids, self.ids = self.ids, None
+        return combine(ids, self.embedded.grad.view(-1, d))
+
+    def update(
+        self, ids: torch.Tensor, gradients: torch.Tensor, rate: float, global_rows: int
+    ) -> None:
+        """Step the touched rows [u] by gradients [u, d] of the mean loss."""
+        _update(self.optimizer, ids, gradients, rate, global_rows)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The optimizer's tensors by name, live."""
+        if isinstance(self.optimizer, RowwiseAdagrad):
+            return {"tables.accumulator": self.optimizer.accumulator}
+        return {}
+
+
+class SeparateTraining:
+    """Trains one EmbeddingBag a table; with plain SGD by torch's own optimizer."""
+
+    def __init__(
+        self, tables: SeparateTables, sizes: Sequence[int], settings: Mapping[str, Any],
+        ranks: Ranks,
+    ) -> None:  # fmt: skip
+        self.tables, self.sizes = tables, list(sizes)
+        self.weights = [bag.weight for bag in tables.bags]
+        self.starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        self.sgd: torch.optim.SGD | None = None
+        self.optimizers: list[RowwiseAdagrad | RowwiseSgd] = []
+        if settings["table_optimizer"] == "sgd":
+            self.sgd = torch.optim.SGD(self.weights, lr=0.0)
+        else:
+            self.optimizers = [_row_optimizer(weight.data, settings) for weight in self.weights]
+        # One rank with SGD takes its gradients as autograd left them, as the public code does.
+        self.direct = ranks.size == 1 and self.sgd is not None
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors [B, T, d] of ids [B, T]."""
+        for weight in self.weights:
+            weight.grad = None
+        embedded: torch.Tensor = self.tables(ids)
+        return embedded
+
+    def gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unique rows [u], counted through all tables, and the gradients [u, d] of this rank."""
+        if self.direct:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0)
+        found = [(start, weight.grad) for start, weight in zip(self.starts, self.weights, strict=True)
+                 if weight.grad is not None]  # fmt: skip
+        if not found:
+            return torch.empty(0, dtype=torch.int64), torch.empty(0, self.weights[0].shape[1])
+        ids = torch.cat([gradient._indices()[0] + start for start, gradient in found])
+        values = torch.cat([gradient._values() for _, gradient in found])
+        return combine(ids, values)
+
+    def update(
+        self, ids: torch.Tensor, gradients: torch.Tensor, rate: float, global_rows: int
+    ) -> None:
+        """Step the touched rows [u] by gradients [u, d] of the mean loss."""
+        if not self.direct:
+            self._share_out(ids, gradients, rate, global_rows)
+        if self.sgd is not None:
+            self.sgd.param_groups[0]["lr"] = rate
+            self.sgd.step()
+        for weight in self.weights:
+            weight.grad = None
+
+    def _share_out(
+        self, ids: torch.Tensor, gradients: torch.Tensor, rate: float, global_rows: int
+    ) -> None:
+        """Give each table its part of the merged gradients."""
+        cuts = torch.searchsorted(ids, self.starts).tolist() + [len(ids)]
+        for i, weight in enumerate(self.weights):
+            own = slice(cuts[i], cuts[i + 1])
+            rows = ids[own] - self.starts[i]
+            if self.sgd is None:
+                _update(self.optimizers[i], rows, gradients[own], rate, global_rows)
+            else:
+                weight.grad = torch.sparse_coo_tensor(
+                    rows[None], gradients[own], weight.shape, check_invariants=False,
+                    is_coalesced=True,
+                )  # fmt: skip
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The optimizers' tensors by name, live."""
+        return {f"tables.{i}.accumulator": optimizer.accumulator
+                for i, optimizer in enumerate(self.optimizers)
+                if isinstance(optimizer, RowwiseAdagrad)}  # fmt: skip
+
+
+def _row_optimizer(
+    table: torch.Tensor, settings: Mapping[str, Any]
+) -> RowwiseAdagrad | RowwiseSgd:
+    if settings["table_optimizer"] == "rowwise_adagrad":
+        return RowwiseAdagrad(table, float(settings["table_start"]))
+    return RowwiseSgd(table)
+
+
+def _update(
+    optimizer: RowwiseAdagrad | RowwiseSgd, ids: torch.Tensor, gradients: torch.Tensor,
+    rate: float, global_rows: int,
+) -> None:  # fmt: skip
+    # Adagrad sees the gradient of the summed loss, so that its rate does not depend on the batch.
+    scaled = gradients * global_rows if isinstance(optimizer, RowwiseAdagrad) else gradients
+    optimizer.update(ids, scaled, rate)
+
+
+def score(network: Dlrm, numeric: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Logits [n] of a trained network, by the fastest eager path; call it without gradients."""
+    tables = network.tables
+    if isinstance(tables, FusedTables):
+        return network.head(numeric, tables.look_up(tables.storage_ids(ids)))
+    return network(numeric, ids)
+
+
+def load_network(folder: str | Path) -> tuple[Dlrm, dict[str, Any]]:
+    """The trained network in a folder and its model.json; InputProblem when they do not fit."""
+    folder = Path(folder)
+    try:
+        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        network = Dlrm(len(model["numeric"]), model["table_sizes"], model["settings"])
+        network.load_state_dict(load_file(folder / "weights.safetensors"))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputProblem(
+            f"{folder} holds no trained model: {str(error).splitlines()[0][:200]}",
+            todo="give the output folder of a finished training",
+        ) from error
+    network.eval().requires_grad_(False)
+    return network, model
+
+
+class DlrmScorer:
+    """A trained network and the rows of a data folder, for scoring only."""
+
+    def __init__(self, network: Dlrm, manifest: Manifest) -> None:
+        self.network, self.manifest = network, manifest
+
+    def rows(self, split: str) -> Rows:
+        """The rows of a split."""
+        rows: Rows = self.manifest.split(split)
+        return rows
+
+    def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Logits [n] of rows, in fp32."""
+        with torch.inference_mode():
+            return score(self.network, columns[0], columns[1])
+
+    def labels(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Labels [n] of rows, 0 or 1."""
+        return columns[2]
+
+
+def load_scorer(weights: str | Path, data: str | Path) -> DlrmScorer:
+    """A trained network to score a data folder with; InputProblem when they do not fit."""
+    network, model = load_network(weights)
+    manifest = Manifest.load(data)
+    if list(manifest.table_sizes) != list(model["table_sizes"]):
+        raise InputProblem(
+            f"the model in {weights} was trained on other dictionaries than those of {data}",
+            todo="score it on the output of the ETL it was trained on",
+        )
+    return DlrmScorer(network, manifest)
+
+
+TASK = DlrmTask

@@ -1,0 +1,281 @@
+"""The training loop: steps, validations, early stop, checkpoints. It knows no model.
+
+All that decides what comes next is in `Progress` and the task's tensors, and both are in every
+checkpoint: a run that was killed goes on from the last one and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from models import checkpoint
+from models.api import Metric
+from models.dist import Ranks
+from models.loop_data import Batch, Rows, ShuffledRows
+from models.loop_score import validate
+from models.messages import Messenger, Note, Saved, Scalar
+from models.messages import Progress as ProgressMessage
+from models.worker import StopFlag, Stopped, WorkFailed
+
+LOSS, STOP, SAVE, TIME_UP = range(4)  # what the ranks tell each other at every step
+SIGNALS = 4
+REPORT_S = 0.5
+
+
+class Task(Protocol):
+    """What a model gives to the loop. Tensors from `weights` and `optimizer_state` are live."""
+
+    def rows(self, split: str) -> Rows:
+        """The rows of a split."""
+
+    def step(self, batch: Batch, factor: float, signals: Sequence[float]) -> list[float]:
+        """Train on one global batch; the signals added over all ranks, [0] = summed loss."""
+
+    def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Logits [n] of rows."""
+
+    def labels(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Labels [n] of rows."""
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights by name."""
+
+    def optimizer_state(self) -> dict[str, torch.Tensor]:
+        """All else that the next step depends on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long to train and how often to look up."""
+
+    epochs: int
+    batch_size: int
+    evals_per_epoch: int
+    patience: int
+    warmup: float  # epochs
+    decay: float  # part of the training, at its end
+    learning_rate: float  # for messages only
+    seed: int
+    metric: Metric
+    target: float | None
+    minutes: float | None
+    checkpoint_s: float
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        """What the rates are multiplied by at a step (from 0): warm-up, then decay to 0."""
+        total = self.epochs * steps_per_epoch
+        warm = self.warmup * steps_per_epoch
+        factor = min(1.0, (step + 1) / warm) if warm else 1.0
+        falling = self.decay * total
+        return min(factor, (total - step) / falling) if falling else factor
+
+    def eval_steps(self, steps_per_epoch: int) -> set[int]:
+        """After how many steps of an epoch to validate; always after the last."""
+        evals = min(self.evals_per_epoch, steps_per_epoch)
+        return {round(steps_per_epoch * k / evals) for k in range(1, evals + 1)}
+
+
+@dataclass
+class Progress:
+    """Where a training is. JSON values only; floats survive JSON exactly."""
+
+    step: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    eval_seconds: float = 0.0
+    save_seconds: float = 0.0
+    evals_since_best: int = 0
+    best: dict[str, Any] | None = None  # step, epoch, valid: {auc, logloss}
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    stop_reason: str = ""
+
+
+class Loop:
+    """One training of one task, by one rank."""
+
+    def __init__(
+        self, task: Task, plan: Plan, ranks: Ranks, messenger: Messenger, stop: StopFlag,
+        checkpoints: Path,
+    ) -> None:  # fmt: skip
+        self.task, self.plan, self.ranks = task, plan, ranks
+        self.messenger, self.stop, self.folder = messenger, stop, checkpoints
+        self.progress = Progress()
+        self.best: dict[str, torch.Tensor] = {}
+        self.data = ShuffledRows(
+            task.rows("train"), plan.batch_size, plan.seed, ranks.rank, ranks.size
+        )
+        self.valid = task.rows("valid")
+        self._saved_at = self._told_at = self._since = time.monotonic()
+        self._loss, self._loss_rows = 0.0, 0
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        tensors, progress, torn = checkpoint.load_newest(self.folder)
+        if self.ranks.share(progress.get("step")) != progress.get("step"):
+            raise WorkFailed(
+                "the ranks found different checkpoints", why=f"in {self.folder}",
+                todo="the checkpoint folder must be the same for all ranks",
+            )  # fmt: skip
+        if self.ranks.rank == 0:
+            for line in torn:
+                self.messenger.send(Note(text=line, level="warning"))
+        if not tensors:
+            return
+        self.progress = Progress(**progress)
+        live = self._state()
+        for name, tensor in tensors.items():
+            if name.startswith("best/"):
+                self.best[name.removeprefix("best/")] = tensor
+            else:
+                live[name].copy_(tensor)
+        if self.ranks.rank == 0:
+            self.messenger.send(Note(text=f"resumed from step {self.progress.step}"))
+
+    def run(self) -> Progress:
+        """Train to the end; raises Stopped after saving when a stop was requested."""
+        steps = self.data.steps
+        self._since = self._saved_at = time.monotonic()
+        while not self.progress.stop_reason:
+            epoch, start = divmod(self.progress.step, steps)
+            for batch in self.data.batches(epoch, start):
+                signals = self._step(batch, steps)
+                self._between_steps(signals, steps)
+                if self.progress.stop_reason:
+                    break
+        return self.progress
+
+    def best_weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the best validation; the last ones when there was none."""
+        return self.best or self.task.weights()
+
+    def _step(self, batch: Batch, steps: int) -> list[float]:
+        progress, plan = self.progress, self.plan
+        factor = plan.factor(progress.step, steps)
+        signals = self.task.step(batch, factor, [0.0, *self._wishes()])
+        progress.step += 1
+        progress.rows += batch.global_rows
+        if not math.isfinite(signals[LOSS]):
+            raise WorkFailed(
+                f"the loss is {signals[LOSS]} at step {progress.step}",
+                why=f"the learning rate was {plan.learning_rate * factor:g}",
+                todo="lower learning_rate or table_learning_rate, or lengthen warmup",
+            )
+        self._loss += signals[LOSS]
+        self._loss_rows += batch.global_rows
+        self._tell(steps)
+        return signals
+
+    def _wishes(self) -> list[float]:
+        """STOP from any rank; SAVE and TIME_UP from rank 0, whose clock decides."""
+        now = time.monotonic()
+        first = self.ranks.rank == 0
+        over = self.plan.minutes is not None and (
+            self.progress.seconds + now - self._since > 60 * self.plan.minutes
+        )
+        due = now - self._saved_at >= self.plan.checkpoint_s
+        return [float(self.stop.requested), float(first and due), float(first and over)]
+
+    def _between_steps(self, signals: Sequence[float], steps: int) -> None:
+        """Validate, end and save when it is time to; the same decisions on every rank."""
+        progress = self.progress
+        if (progress.step - 1) % steps + 1 in self.plan.eval_steps(steps):
+            self._validate(steps)
+        if progress.step == self.plan.epochs * steps:
+            progress.stop_reason = progress.stop_reason or "all epochs done"
+        elif signals[TIME_UP]:
+            progress.stop_reason = (
+                progress.stop_reason or f"the {self.plan.minutes:g} minutes are over"
+            )
+        if progress.stop_reason and (not progress.curve or progress.curve[-1]["step"] != progress.step):
+            self._validate(steps)
+        if progress.stop_reason or signals[STOP] or signals[SAVE]:
+            self._save()
+        if signals[STOP] and not progress.stop_reason:
+            raise Stopped
+
+    def _validate(self, steps: int) -> None:
+        """Score the validation rows; keep the weights when they are the best so far."""
+        if not self.valid.rows:
+            return
+        started = time.monotonic()
+        progress, plan = self.progress, self.plan
+        epoch = progress.step / steps
+        values = validate(self.task, self.valid, self.ranks)
+        if self.ranks.rank == 0:
+            for name, value in values.items():
+                self.messenger.send(Scalar(name=name, value=value, split="valid",
+                                           step=progress.step, rows=progress.rows, epoch=epoch))  # fmt: skip
+        progress.curve.append({"step": progress.step, "epoch": epoch, **values})
+        value = values[plan.metric.name]
+        best = progress.best
+        if best is None or plan.metric.better(value, best["valid"][plan.metric.name]):
+            progress.best = {"step": progress.step, "epoch": epoch, "valid": values}
+            progress.evals_since_best = 0
+            for name, tensor in self.task.weights().items():
+                if name in self.best:
+                    self.best[name].copy_(tensor)
+                else:
+                    self.best[name] = tensor.clone()
+        else:
+            progress.evals_since_best += 1
+        if plan.target is not None and not plan.metric.better(plan.target, value):
+            progress.stop_reason = f"valid {plan.metric.name} {value:.4f} reached {plan.target:g}"
+        elif progress.evals_since_best >= plan.patience:
+            progress.stop_reason = f"no better {plan.metric.name} in {plan.patience} validations"
+        progress.eval_seconds += time.monotonic() - started
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        weights = {f"weights/{name}": t for name, t in self.task.weights().items()}
+        rest = {f"optimizer/{name}": t for name, t in self.task.optimizer_state().items()}
+        return {**weights, **rest}
+
+    def _save(self) -> None:
+        """Rank 0 writes a checkpoint; every rank learns whether it could."""
+        started = time.monotonic()
+        self._count_seconds()
+        failure: list[str] | None = None
+        if self.ranks.rank == 0:
+            best = {f"best/{name}": t for name, t in self.best.items()}
+            try:
+                path = checkpoint.save(
+                    self.folder, self.progress.step, {**self._state(), **best}, asdict(self.progress)
+                )
+                self.messenger.send(Saved(path=str(path), step=self.progress.step))
+            except WorkFailed as error:
+                failure = [error.what, error.why, error.todo]
+        failure = self.ranks.share(failure)
+        if failure:
+            raise WorkFailed(*failure)
+        self._saved_at = time.monotonic()
+        self.progress.save_seconds += self._saved_at - started
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._since
+        self._since = now
+
+    def _tell(self, steps: int) -> None:
+        """Progress and training loss, at most twice a second and after each epoch's last step."""
+        now = time.monotonic()
+        progress = self.progress
+        epoch, done = divmod(progress.step - 1, steps)
+        if self.ranks.rank or (now - self._told_at < REPORT_S and done + 1 < steps):
+            return
+        self._told_at = now
+        rows = self.data.source.rows
+        self.messenger.send(
+            ProgressMessage(phase=f"epoch {epoch + 1}/{self.plan.epochs}",
+                            done=min(rows, (done + 1) * self.plan.batch_size), total=rows)
+        )  # fmt: skip
+        self.messenger.send(
+            Scalar(name="loss", value=self._loss / self._loss_rows, split="train",
+                   step=progress.step, rows=progress.rows, epoch=progress.step / steps)
+        )  # fmt: skip
+        self._loss, self._loss_rows = 0.0, 0

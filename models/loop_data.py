@@ -1,0 +1,106 @@
+"""The order of training rows: shuffled by seed and epoch, the same for any number of ranks.
+
+An epoch is a permutation of chunks of neighbouring rows (cheap to read), cut into windows whose
+rows are permuted again. A window is a multiple of the global batch, so that only the last batch
+of an epoch is short, and any batch can be found from (seed, epoch, step) alone: that is what makes
+a run resumable in the middle of an epoch. Rank r of R takes rows r::R of each global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+CHUNK_ROWS = 1024
+WINDOW_ROWS = 1 << 18
+
+
+class Rows(Protocol):
+    """Row-aligned columns on disk or in memory."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+
+    def read(self, start: int, stop: int) -> tuple[NDArray[Any], ...]:
+        """The rows [start, stop) of every column group, each [stop - start, ...]."""
+
+
+class Batch(NamedTuple):
+    """One rank's part of a global batch."""
+
+    columns: tuple[torch.Tensor, ...]  # each [rows of this rank, ...], 0 rows are possible
+    global_rows: int  # over all ranks
+
+
+class ShuffledRows:
+    """The batches of a training split for one rank."""
+
+    def __init__(
+        self, source: Rows, batch_size: int, seed: int, rank: int = 0, size: int = 1,
+        window_rows: int = WINDOW_ROWS, chunk_rows: int = CHUNK_ROWS,
+    ) -> None:  # fmt: skip
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.rank, self.size, self.chunk_rows = rank, size, chunk_rows
+        self.window_rows = max(1, -(-window_rows // batch_size)) * batch_size
+
+    @property
+    def steps(self) -> int:
+        """Global batches in an epoch; the last one may be short."""
+        return -(-self.source.rows // self.batch_size)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from batch number `start` on."""
+        steps_per_window = self.window_rows // self.batch_size
+        skip = start % steps_per_window
+        chunks = self._chunk_order(epoch)
+        for window in range(start // steps_per_window, -(-self.source.rows // self.window_rows)):
+            first = window * self.window_rows
+            rows = min(self.source.rows, first + self.window_rows) - first
+            yield from self._window(epoch, window, self._ranges(chunks, first, rows), rows, skip)
+            skip = 0
+
+    def _chunk_order(self, epoch: int) -> NDArray[np.int64]:
+        count = -(-self.source.rows // self.chunk_rows)
+        return np.random.default_rng([self.seed, epoch]).permutation(count)
+
+    def _ranges(self, chunks: NDArray[np.int64], first: int, rows: int) -> list[tuple[int, int]]:
+        """The row ranges behind positions [first, first + rows) of the permuted chunks."""
+        starts = chunks * self.chunk_rows
+        lengths = np.minimum(starts + self.chunk_rows, self.source.rows) - starts
+        ends = np.cumsum(lengths)
+        found = []
+        at = int(np.searchsorted(ends, first, side="right"))
+        position = first
+        while position < first + rows:
+            offset = position - (int(ends[at]) - int(lengths[at]))
+            taken = min(int(lengths[at]) - offset, first + rows - position)
+            found.append((int(starts[at]) + offset, int(starts[at]) + offset + taken))
+            position += taken
+            at += 1
+        return found
+
+    def _window(
+        self, epoch: int, window: int, ranges: list[tuple[int, int]], rows: int, skip: int
+    ) -> Iterator[Batch]:
+        parts = [self.source.read(start, stop) for start, stop in ranges]
+        order = np.random.default_rng([self.seed, epoch, window]).permutation(rows)
+        positions = np.arange(skip * self.batch_size, rows)
+        own = order[positions[positions % self.batch_size % self.size == self.rank]]
+        columns = [torch.from_numpy(np.concatenate(group)[own]) for group in zip(*parts, strict=True)]
+        at = 0
+        for first in range(skip * self.batch_size, rows, self.batch_size):
+            global_rows = min(self.batch_size, rows - first)
+            count = len(range(self.rank, global_rows, self.size))
+            yield Batch(tuple(column[at : at + count] for column in columns), global_rows)
+            at += count
+
+
+def own_slices(rows: int, batch_size: int, rank: int, size: int) -> Iterator[tuple[int, int]]:
+    """The row ranges one rank scores, in order: every size-th range of `batch_size` rows."""
+    for start in range(rank * batch_size, rows, size * batch_size):
+        yield start, min(rows, start + batch_size)

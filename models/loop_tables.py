@@ -1,0 +1,87 @@
+"""Embedding rows: sparse gradients and their update, never a dense gradient of a table."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from models.dist import Ranks
+
+_EPSILON = 1e-10
+
+
+def look_up(table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Rows of `table` [n, d] at ids [m] -> [m, d].
+
+    A bag of one id each: the bag kernel prefetches and is 3 to 10 times as fast as index_select.
+    """
+    return nn.functional.embedding_bag(ids.view(-1, 1), table, mode="sum")
+
+
+def combine(ids: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add the values of equal ids: ids [n] int, values [n, d] -> unique ids [u] ascending, [u, d].
+
+    Values of one id are added in the order they come, so the result is the same bit for bit.
+    """
+    if not len(ids):
+        return ids.long(), values
+    ordered, order = torch.sort(ids, stable=True)
+    first = torch.ones(len(ids), dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=first[1:])
+    starts = first.nonzero().squeeze(1)
+    sums = nn.functional.embedding_bag(order, values, starts, mode="sum")
+    return ordered[starts].long(), sums
+
+
+def merge(
+    ranks: Ranks, ids: torch.Tensor, values: torch.Tensor, counts: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum over all ranks of sparse gradients, the same on every rank.
+
+    ids [u] unique, values [u, d]; `counts` holds u of every rank. Ids and values travel as one
+    buffer of 32-bit words: one collective a step.
+    """
+    if ranks.size == 1 or not max(counts):
+        return ids, values
+    packed = torch.empty(len(ids), 1 + values.shape[1])
+    packed[:, 0] = ids.int().view(torch.float32)
+    packed[:, 1:] = values
+    everyone = ranks.gather(packed, counts)
+    return combine(everyone[:, 0].contiguous().view(torch.int32), everyone[:, 1:].contiguous())
+
+
+class RowwiseAdagrad:
+    """Adagrad with one accumulator a row: sum of the mean squared gradient of that row.
+
+    Duchi et al. 2011; the row-wise form is that of Naumov et al. 2019 (DLRM). `start` is the
+    accumulator's first value: it damps rows that were seen only a few times. Gradients are those
+    of the summed loss, so rate and start do not depend on the batch size.
+    """
+
+    def __init__(self, table: torch.Tensor, start: float) -> None:
+        self.table = table  # [n, d] or [n]
+        self.accumulator = torch.full((table.shape[0],), start)
+
+    def update(self, ids: torch.Tensor, gradients: torch.Tensor, rate: float) -> None:
+        """Step the rows at unique ids [u] by gradients [u, d] (or [u])."""
+        if not len(ids):
+            return
+        squares = gradients.square()
+        total = self.accumulator.index_select(0, ids)
+        total += squares if squares.dim() == 1 else squares.mean(1)
+        self.accumulator.index_copy_(0, ids, total)
+        scale = total.sqrt_().add_(_EPSILON).reciprocal_().mul_(-rate)
+        steps = gradients * (scale if gradients.dim() == 1 else scale.unsqueeze(1))
+        rows = self.table.index_select(0, ids) if steps.dim() == 1 else look_up(self.table, ids)
+        self.table.index_copy_(0, ids, rows.add_(steps))
+
+
+class RowwiseSgd:
+    """Plain gradient descent on the touched rows."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        self.table = table
+
+    def update(self, ids: torch.Tensor, gradients: torch.Tensor, rate: float) -> None:
+        """Step the rows at unique ids [u] by gradients [u, d] (or [u])."""
+        self.table.index_add_(0, ids, gradients, alpha=-rate)

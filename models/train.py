@@ -1,0 +1,93 @@
+"""`python -m models.train spec.json`: one training, by 1..n ranks. The keys: models/README.md.
+
+The story: join the other ranks, make the task, go on from a checkpoint if there is one, train,
+write the best weights. Only rank 0 writes; the test split is never read.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import catalog, checkpoint, cpu, dist
+from models.api import ModelSpec
+from models.loop import SIGNALS, Loop, Plan, Progress
+from models.messages import Messenger, Note
+from models.settings import Value, resolve
+from models.worker import InputProblem, StopFlag, run
+
+
+def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str, Any]:
+    """One training as spec.json says; the values of the result on rank 0."""
+    model, settings = model_settings(spec)
+    cpu.prepare(int(spec["threads"]), keep_memory=bool(settings["keep_memory"]))
+    with dist.joined(int(spec["ranks"]), spec.get("rendezvous")) as ranks:
+        make = import_module(f"models.{model.name}.task").TASK
+        task = make(settings, spec["data"], int(spec["seed"]), ranks, SIGNALS)
+        if not task.rows("train").rows:
+            raise InputProblem(f"{spec['data']} has no training rows", todo="check the split")
+        if ranks.rank == 0:
+            messenger.send(Note(text=f"computes in {task.precision}: {task.precision_reason}"))
+        loop = Loop(task, plan(spec, model, settings), ranks, messenger, stop,
+                    Path(spec["checkpoints"]))  # fmt: skip
+        loop.resume()
+        progress = loop.run()
+        if ranks.rank:
+            return {}
+        messenger.send(Note(text=f"training ended: {progress.stop_reason}"))
+        values = result(task, loop, progress)
+        described = {
+            "version": 1, "model": model.name, "settings": settings, **task.describe(),
+            "seed": spec["seed"], "metrics": {"valid": values["best"]["valid"]},
+            "weights_sha256": values["weights_sha256"],
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        }  # fmt: skip
+        checkpoint.write_model(Path(spec["output"]), loop.best_weights(), described)
+        return values
+
+
+def model_settings(spec: dict[str, Any]) -> tuple[ModelSpec, dict[str, Value]]:
+    """The model of a spec and all its settings; InputProblem names every unknown or bad one."""
+    if spec["model"] not in catalog.names():
+        raise InputProblem(f"unknown model {spec['model']}", todo=f"valid: {catalog.names()}")
+    model = catalog.load(spec["model"])
+    settings, problems = resolve(model.settings, spec.get("settings") or {})
+    if problems:
+        raise InputProblem("; ".join(problems), todo="mend the settings")
+    return model, settings
+
+
+def plan(spec: dict[str, Any], model: ModelSpec, settings: dict[str, Any]) -> Plan:
+    """How long to train and when to save, from the spec's goal and the settings."""
+    goal = spec.get("goal") or {}
+    names = ("epochs", "batch_size", "evals_per_epoch", "patience", "warmup", "decay")
+    return Plan(
+        **{name: settings[name] for name in names},
+        learning_rate=float(settings["learning_rate"]), seed=int(spec["seed"]),
+        metric=model.metric(goal.get("metric") or "auc"), target=goal.get("target"),
+        minutes=goal.get("minutes"), checkpoint_s=float(spec["checkpoint_s"]),
+    )  # fmt: skip
+
+
+def result(task: Any, loop: Loop, progress: Progress) -> dict[str, Any]:
+    """The figures the step ends with."""
+    weights = loop.best_weights()
+    training = progress.seconds - progress.eval_seconds - progress.save_seconds
+    return {
+        "best": progress.best or {"step": progress.step, "epoch": None, "valid": {}},
+        "steps": progress.step, "rows": progress.rows, "seconds": progress.seconds,
+        "rows_per_second": progress.rows / training, "eval_seconds": progress.eval_seconds,
+        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "stop_reason": progress.stop_reason, "precision": task.precision,
+        "weights_sha256": checkpoint.weights_sha256(weights),
+        "peak_rss_gib": cpu.peak_rss_gib(),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(run(train))
