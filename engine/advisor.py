@@ -191,7 +191,7 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
     if generate:
         made = {**generate.model_dump(), "split": split}
         add("data", "generate", f"make {generate.rows:,} rows of {spec.title} data", (), made)
-    own = {"dataset": dataset, "split": split, "settings": _subset(settings, only_etl)}
+    own: dict[str, Any] = {"dataset": dataset, "split": split, "settings": _subset(settings, only_etl)}
     first = ("data",) if generate else ()
     add("etl", "etl", f"prepare data on {_engine_name(values)}", first, own,
         [f"{f.size}:{f.mtime_ns}:{f.digest}" for f in job.files])  # fmt: skip

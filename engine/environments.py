@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from engine.errors import EnvironmentProblem, InputError, RunStopped
 from engine.plan import LOCKS
 from engine.store import home, make_folder
 from hosts import provision
+from hosts.local import LocalTransport
 from hosts.transport import HostProblem, Transport
 from models.settings import nearest
 
@@ -52,11 +51,6 @@ def installed(transport: Transport) -> frozenset[str]:
     return frozenset(n for n in names() if provision.is_installed(transport, environment_folder(n)))
 
 
-def wheel_sources() -> list[Path]:
-    """Folders of wheels the user named in AIOK_WHEELS (separated by `:`)."""
-    return [Path(part) for part in os.environ.get("AIOK_WHEELS", "").split(":") if part]
-
-
 def install_environment(
     name: str,
     transport: Transport,
@@ -78,9 +72,9 @@ def install_environment(
         if provision.is_installed(transport, folder):
             return False
         wheels = provision.collect_wheels(
-            lock, home(), [*sources, *wheel_sources()], accept_large_torch, report
+            lock, home(), sources, accept_large_torch, report
         )
-        provision.install(transport, lock, wheels, folder, sys.executable, report)
+        provision.install(transport, lock, wheels, folder, provision.local_python(), report)
     except provision.ProvisionError as error:
         raise EnvironmentProblem(error.what, why=error.why, todo=error.todo) from None
     except HostProblem as error:
@@ -114,3 +108,17 @@ def remove_environment(name: str) -> bool:
     for path in found:
         shutil.rmtree(path, ignore_errors=True)
     return bool(found)
+
+
+def listing() -> list[EnvironmentState]:
+    """The environments of this machine."""
+    return states(LocalTransport())
+
+
+def install_here(
+    name: str, progress: Progress, sources: Sequence[Path], accept_large_torch: bool
+) -> bool:
+    """Install an environment on this machine; False when it was already."""
+    return install_environment(
+        name, LocalTransport(), progress, sources=sources, accept_large_torch=accept_large_torch
+    )

@@ -23,7 +23,7 @@ from typing import Any
 from engine import events as ev
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, RunStopped
 from engine.plan import Plan, Step, from_json, is_whole
-from engine.state import RunState
+from engine.state import RunState, fold
 from engine.steps.context import Context
 from engine.store import (
     EventLog,
@@ -35,7 +35,6 @@ from engine.store import (
     read_events,
     remove_tree,
 )
-from engine.state import fold
 from engine.work import jobs_folder
 from hosts.job import sweep_job
 from hosts.local import LocalTransport
@@ -181,7 +180,6 @@ class RunProcess:
                         yield building
                     finally:
                         remove_tree(building)
-                        (cache / f".{step.identity}.lock").unlink(missing_ok=True)
                     return
             if not told:
                 told = True

@@ -6,7 +6,7 @@ Standard library only: the engine imports this file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -125,7 +125,7 @@ def _parse_widths(setting: Setting, raw: Any) -> tuple[int, ...]:
         ) from None
 
 
-_PARSERS = {
+_PARSERS: Mapping[Kind, Callable[[Setting, Any], Value]] = {
     Kind.INT: _parse_int,
     Kind.FLOAT: _parse_float,
     Kind.BOOL: _parse_bool,

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine.plan import Step
 from engine.report.figures import collect
 from engine.report.page import render
 from engine.state import RunState
+from engine.steps.context import Context
 from engine.store import RunFolder, make_folder, write_atomically
 
 HTML_NAME, JSON_NAME = "report.html", "report.json"
@@ -33,3 +35,9 @@ def write_report(
         "figures": len(document["figures"]),
         "bytes": html.stat().st_size,
     }
+
+
+def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
+    """Write the report of the run as it stands: every step before this one is whole."""
+    plan = json.loads(context.folder.plan.read_text(encoding="utf-8"))
+    return write_report(context.folder, context.folder.state(), plan, output)

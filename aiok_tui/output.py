@@ -1,0 +1,553 @@
+"""Events and results as text or as JSON lines: data on stdout, words on stderr."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import api
+from engine import events as ev
+from engine.data_jobs import JobListener
+from engine.errors import AiokError, ExitCode
+from engine.state import RunState, RunStatus, StepState, StepStatus, fold
+
+WORDS = {
+    StepStatus.WAITING: "waits",
+    StepStatus.RUNNING: "runs",
+    StepStatus.REUSED: "reused",
+    StepStatus.DONE: "done",
+    StepStatus.FAILED: "FAILED",
+    StepStatus.STOPPED: "stopped",
+}
+
+
+def words(text: str) -> None:
+    """A line for a person, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def tell_error(error: Exception) -> int:
+    """An error as one clear text on stderr; returns the exit code. Never a traceback."""
+    if isinstance(error, AiokError):
+        words(f"aiok: {error}")
+        return int(error.exit_code)
+    if isinstance(error, OSError):
+        place = f" ({error.filename})" if error.filename else ""
+        words(f"aiok: {error.strerror or error}{place}")
+        return int(ExitCode.ENVIRONMENT)
+    import traceback
+
+    from engine.store import home
+
+    place = ""
+    try:
+        log = home() / "last-error.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        place = f"\n  log: {log}"
+    except OSError:
+        pass
+    words(f"aiok: {type(error).__name__}: {error}\n  why: aiok met an error it does not know{place}")
+    return int(ExitCode.FAILED)
+
+
+def checkout_version() -> str:
+    """The version of a checkout that was never installed as a package."""
+    import tomllib
+
+    path = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
+
+
+def print_json(value: Any) -> None:
+    """One JSON line on stdout."""
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    print(json.dumps(plain, default=str), flush=True)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 0.4 s, 12 s, 3m05, 2h10."""
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}"
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Columns aligned by width; the last one is not padded."""
+    lines = [list(head), *map(list, rows)] if head else [list(row) for row in rows]
+    if not lines:
+        return ""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+# --- following a run ----------------------------------------------------------------------------
+
+
+class _Interrupts:
+    """Ctrl+C while following: first a good end of the run, then a quick one."""
+
+    def __init__(self, run: str, stop_run: bool) -> None:
+        self.run, self.stop_run, self.count = run, stop_run, 0
+
+    def install(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self.count += 1
+        if not self.stop_run:
+            raise KeyboardInterrupt
+        api.stop(self.run, kill=self.count > 1)
+        words("stopping after a checkpoint; once more ends it at once"
+              if self.count == 1 else "ending it now")  # fmt: skip
+
+
+def follow_to_end(
+    run: str, as_json: bool, *, stop_on_interrupt: bool = True, offset: int = 0
+) -> int:
+    """Print a run's events until it ends; returns its exit code (130 after Ctrl+C)."""
+    interrupts = _Interrupts(run, stop_on_interrupt)
+    interrupts.install()
+    narrator = _Narrator(run, as_json)
+    earlier, offset = api.events_before(run, offset) if offset else ([], 0)
+    fold(earlier, narrator.state)
+    lost_checks = 0
+    while narrator.state.ended is None or lost_checks == 0:
+        events, offset = api.events_since(run, offset)
+        for event in events:
+            narrator.tell(event)
+        if not events:
+            now = api.state(run)
+            if not now.status.is_live and now.status is not RunStatus.CREATED:
+                lost_checks += 1
+                if lost_checks > 1:
+                    break
+            time.sleep(0.1)
+    narrator.close()
+    final = api.state(run)
+    if final.status is RunStatus.LOST:
+        words(f"the run process of {run} is gone without a word\n  do:  aiok resume {run}")
+        return int(ExitCode.FAILED)
+    if not as_json:
+        print_headline(final)
+    code = final.exit_code if final.exit_code is not None else int(ExitCode.FAILED)
+    return int(ExitCode.INTERRUPTED) if interrupts.count and code != 0 else code
+
+
+class _Narrator:
+    """Turns events into lines; a progress line is rewritten in place on a terminal."""
+
+    def __init__(self, run: str, as_json: bool) -> None:
+        self.run, self.as_json = run, as_json
+        self.state = RunState(id=run)
+        self._live = sys.stderr.isatty() and not as_json
+        self._open_line = False
+        self._told = 0.0
+
+    def tell(self, event: ev.Event) -> None:
+        """One event."""
+        fold([event], self.state)
+        if self.as_json:
+            print_json({"kind": event.kind, **asdict(event)})
+            return
+        speak = getattr(self, f"_{event.kind}", None)
+        if speak:
+            speak(event)
+
+    def _line(self, text: str) -> None:
+        if self._open_line:
+            sys.stderr.write("\r\x1b[K")
+            self._open_line = False
+        words(text)
+
+    def _run_created(self, event: ev.RunCreated) -> None:
+        self._line(f"run {event.run}   (aiok show {event.run}; the run goes on without this terminal"
+                   " if started with --detach)")  # fmt: skip
+
+    def _run_started(self, event: ev.RunStarted) -> None:
+        if event.attempt > 1:
+            self._line(f"resumed, attempt {event.attempt}")
+
+    def _stop_requested(self, _: ev.StopRequested) -> None:
+        self._line("stop requested: saving a checkpoint")
+
+    def _step_started(self, event: ev.StepStarted) -> None:
+        self._line(f"  {event.step:10} {self.state.steps[event.step].title}")
+
+    def _step_reused(self, event: ev.StepReused) -> None:
+        self._line(f"  {event.step:10} reused: an earlier run made the same output")
+
+    def _step_finished(self, event: ev.StepFinished) -> None:
+        step = self.state.steps[event.step]
+        self._line(f"  {event.step:10} done in {duration(event.seconds)}{_after(headline(step))}")
+
+    def _step_stopped(self, event: ev.StepStopped) -> None:
+        self._line(f"  {event.step:10} stopped; go on with: aiok resume {self.run}")
+
+    def _step_failed(self, event: ev.StepFailed) -> None:
+        told = AiokError(event.what, why=event.why, todo=event.todo, log=event.log)
+        self._line(f"  {event.step:10} FAILED\n{told}")
+
+    def _noted(self, event: ev.Noted) -> None:
+        mark = "! " if event.level == "warning" else ""
+        self._line(f"  {event.step:10} {mark}{event.text}")
+
+    def _measured(self, event: ev.Measured) -> None:
+        if event.split == "valid" and event.name == "auc":
+            self._line(f"  {event.step:10} valid AUC {event.value:.4f} after {event.rows:,} rows")
+
+    def _host_silent(self, event: ev.HostSilent) -> None:
+        self._line(f"  {event.host} is silent for {event.seconds:.0f} s")
+
+    def _step_progressed(self, event: ev.StepProgressed) -> None:
+        step = self.state.steps[event.step]
+        text = f"  {event.step:10} {progress_text(step, event.t)}"
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{text[:100]}")
+            sys.stderr.flush()
+            self._open_line = True
+        elif time.monotonic() - self._told > 10:
+            self._told = time.monotonic()
+            self._line(text)
+
+    def close(self) -> None:
+        """End an open progress line."""
+        if self._open_line:
+            sys.stderr.write("\r\x1b[K")
+
+
+def progress_text(step: StepState, now: float) -> str:
+    """phase 45 % (450,000 of 1,000,000 rows), 12 s left."""
+    fraction, left = step.fraction, step.eta_s(now)
+    amount = f" ({step.done:,.0f} of {step.total:,.0f} {step.unit})" if step.unit else ""
+    part = f" {100 * fraction:.0f} %{amount}" if fraction is not None else f" {step.done:,.0f} {step.unit}"
+    return f"{step.phase}{part}" + (f", {duration(left)} left" if left is not None else "")
+
+
+def _after(text: str) -> str:
+    return f": {text}" if text else ""
+
+
+def headline(step: StepState) -> str:
+    """The few figures of a finished step that matter."""
+    found = step.result
+    say: Mapping[str, Callable[[], str]] = {
+        "provision": lambda: ", ".join(f"{n} {duration(s)}" for n, s in found["installed"].items()),
+        "data": lambda: f"{found['rows']:,} rows, ceiling AUC {found['ceiling_auc']:.4f}",
+        "etl": lambda: (
+            f"{sum(found['rows'].values()):,} rows, {found['rows_per_second']:,.0f} rows/s "
+            f"on {found['engine']}"
+        ),
+        "train": lambda: (
+            f"{found['rows_per_second']:,.0f} rows/s, best valid AUC "
+            f"{found['best']['valid']['auc']:.4f}, {found['stop_reason']}"
+        ),
+        "evaluate": lambda: f"test AUC {found['auc']:.4f}"
+        + (f" (ceiling {found['ceiling_auc']:.4f})" if found.get("ceiling_auc") else ""),
+        "optimize": lambda: (
+            f"{found['rows_per_second']:,.0f} rows/s, {found['speedup']:.2f}x the eager model, "
+            f"AUC drop {found['auc_drop']:.6f}"
+        ),
+        "report": lambda: str(found["html"]),
+    }
+    try:
+        return say[step.kind]()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ""
+
+
+def _rate(step: StepState) -> str:
+    rate = step.result.get("rows_per_second")
+    if rate is None and isinstance(step.result.get("rows"), int) and step.seconds:
+        rate = step.result["rows"] / step.seconds
+    return f"{rate:,.0f}" if isinstance(rate, int | float) else ""
+
+
+def step_rows(state: RunState) -> list[list[str]]:
+    """One line a step: id, state, seconds, rows/s, what it found."""
+    return [
+        [s.id, WORDS[s.status], duration(s.seconds), _rate(s), headline(s)]
+        for s in state.steps.values()
+    ]
+
+
+def print_headline(state: RunState) -> None:
+    """The table a run ends with, on stdout."""
+    print(table(step_rows(state), ["step", "state", "time", "rows/s", "result"]))
+    test, inference = state.result("evaluate"), state.result("optimize")
+    if state.status is RunStatus.DONE and test:
+        ceiling = test.get("ceiling_auc")
+        line = f"test AUC {test['auc']:.4f}"
+        line += f"   ceiling {ceiling:.4f}" if ceiling else ""
+        if inference.get("rows_per_second"):
+            line += f"   inference {inference['rows_per_second']:,.0f} rows/s"
+        print(line)
+    where = {
+        RunStatus.DONE: f"aiok report {state.id}   aiok predict {state.id} -i NEW -o scores.csv",
+        RunStatus.STOPPED: f"stopped, resumable: aiok resume {state.id}",
+        RunStatus.FAILED: f"failed: aiok show {state.id}; then: aiok resume {state.id}",
+        RunStatus.LOST: f"its process is gone: aiok resume {state.id}",
+    }
+    words(where.get(state.status, f"aiok show {state.id} --follow"))
+
+
+# --- views --------------------------------------------------------------------------------------
+
+
+def print_started(run: str, as_json: bool) -> None:
+    """What `--detach` prints: the id on stdout, how to come back on stderr."""
+    print_json({"run": run}) if as_json else print(run)
+    words(f"watch it: aiok show {run} --follow   or: aiok")
+
+
+def print_stopped(run: str, stopped: bool) -> None:
+    """What `stop` prints."""
+    words(f"{run} was asked to end; aiok resume {run} goes on" if stopped else f"{run} does not run")
+
+
+def print_plan(plan: api.Plan, as_json: bool) -> None:
+    """Steps with estimates, values with origins, problems."""
+    if as_json:
+        print(plan.to_json())
+        return
+    rows = [
+        [s.id, s.title, "reused" if s.reuse else f"~{s.estimate.minutes:.1f} min",
+         f"{s.estimate.memory_gib:.1f}", f"{s.estimate.disk_gib:.2f}"]
+        for s in plan.steps
+    ]  # fmt: skip
+    print(table(rows, ["step", "what", "time", "memory GiB", "disk GiB"]))
+    print()
+    values = [[v.key, str(v.value), v.origin, v.reason] for v in plan.values]
+    print(table(values, ["key", "value", "from", "why"]))
+    for problem in plan.problems:
+        words(f"! {problem}")
+
+
+def print_runs(found: Sequence[api.RunSummary], as_json: bool) -> None:
+    """One line a run."""
+    if as_json:
+        for run in found:
+            print_json(run)
+        return
+    if not found:
+        words("no runs yet: aiok run quickstart")
+        return
+    rows = [
+        [r.id, r.status, r.step, "" if r.progress is None else f"{100 * r.progress:.0f} %", r.best,
+         time.strftime("%m-%d %H:%M", time.localtime(r.created))]
+        for r in found
+    ]  # fmt: skip
+    print(table(rows, ["run", "state", "step", "progress", "best", "created"]))
+
+
+def print_state(state: RunState, as_json: bool) -> None:
+    """Everything about one run."""
+    if as_json:
+        plain = asdict(state)
+        plain["curves"] = {f"{split} {name}": [asdict(p) for p in points]
+                           for (name, split), points in state.curves.items()}  # fmt: skip
+        for step in plain["steps"].values():
+            step.pop("problem")
+        print_json(plain)
+        return
+    print(f"{state.id}: {state.status}, recipe {state.recipe}   {state.command}")
+    print(table(step_rows(state), ["step", "state", "time", "rows/s", "result"]))
+    for step in state.steps.values():
+        if step.status is StepStatus.RUNNING:
+            print(f"{step.id}: {progress_text(step, time.time())}")
+        for level, text in step.notes:
+            print(f"{step.id}: {'! ' if level == 'warning' else ''}{text}")
+        _print_join_plan(step)
+    if state.problem:
+        p = state.problem
+        print(AiokError(f"{p.step}: {p.what}", why=p.why, todo=p.todo, log=p.log))
+
+
+def _print_join_plan(step: StepState) -> None:
+    """How each column's dictionary was applied, and why."""
+    chosen = step.result.get("plan")
+    if not isinstance(chosen, list) or not chosen:
+        return
+    print("\njoin plan")
+    print(table([[str(c.get("column", "")), f"{c.get('entries', 0):,}", str(c.get("plan", "")),
+                  str(c.get("reason", ""))] for c in chosen],
+                ["column", "entries", "plan", "why"]))  # fmt: skip
+
+
+def print_logs(run: str, step: str | None, follow: bool) -> None:
+    """Log files one after the other, or one stream until the run ends."""
+    from engine.work import clean
+
+    offsets: dict[Path, int] = {}
+    while True:
+        over = not api.state(run).status.is_live
+        for label, path in api.log_files(run):
+            if step and label.split("/")[0] != step:
+                continue
+            with open(path, "rb") as file:
+                file.seek(offsets.get(path, 0))
+                data = file.read()
+            offsets[path] = offsets.get(path, 0) + len(data)
+            for line in data.decode(errors="replace").splitlines():
+                print(f"{label}: {clean(line)}")
+        if not follow or over:
+            return
+        sys.stdout.flush()
+        time.sleep(0.3)
+
+
+def print_models(found: Sequence[Any], name: str | None, as_json: bool) -> None:
+    """The catalog, or one model with all of its settings."""
+    chosen = [m for m in found if name in (None, m.name)]
+    if not chosen:
+        from engine.errors import InputError
+
+        raise InputError(f"there is no model {name}", todo=", ".join(m.name for m in found))
+    for model in chosen:
+        if as_json:
+            print_json(model)
+        elif name is None:
+            print(f"{model.name}: {model.summary}; profiles {', '.join(model.profiles)}")
+        else:
+            print(f"{model.title}: {model.summary}\n{model.paper}\n")
+            rows = [[s.name, "-".join(map(str, s.default)) if isinstance(s.default, tuple)
+                     else str(s.default), s.bounds(), s.unit, "yes" if s.tunable else "", s.help]
+                    for s in model.settings]  # fmt: skip
+            print(table(rows, ["setting", "default", "allowed", "unit", "tunable", "what"]))
+
+
+def print_result(result: Mapping[str, Any], as_json: bool, done: str) -> None:
+    """The figures of a data job."""
+    if as_json:
+        print_json(dict(result))
+        return
+    print(table([[key, _plain(value)] for key, value in result.items() if not _is_long(value)]))
+    words(done)
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 8
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def print_profile(result: Mapping[str, Any], as_json: bool) -> None:
+    """One line a column."""
+    if as_json:
+        print_json(dict(result))
+        return
+    print(f"{result['rows']:,} rows, label rate {result['label_rate']:.4f}")
+    rows = [
+        [str(c["name"]), str(c["kind"]), _plain(c["missing"]), _plain(c["distinct"]),
+         _plain(c.get("min") or ""), _plain(c.get("max") or ""),
+         " ".join(f"{v}:{n}" for v, n in (c.get("top") or [])[:3])]
+        for c in result["columns"]
+    ]  # fmt: skip
+    print(table(rows, ["column", "kind", "missing", "distinct", "min", "max", "most frequent"]))
+
+
+def print_datasets(found: Sequence[Any], as_json: bool) -> None:
+    """The registered data sets."""
+    if as_json:
+        for entry in found:
+            print_json(entry)
+        return
+    if not found:
+        words("none registered: aiok data add NAME PATH")
+        return
+    rows = [[d.name, d.format, d.path, "" if d.exists else "MISSING"] for d in found]
+    print(table(rows, ["name", "format", "path", ""]))
+
+
+def print_facts(facts: Any, as_json: bool) -> None:
+    """Host facts."""
+    if as_json:
+        print_json(facts)
+        return
+    print(table([[key, str(value)] for key, value in asdict(facts).items()]))
+
+
+def print_environments(found: Sequence[Any], as_json: bool) -> None:
+    """The environments."""
+    if as_json:
+        for entry in found:
+            print_json(entry)
+        return
+    rows = [[e.name, f"{e.packages} packages", f"{e.size_gib:.2f} GiB" if e.installed else "-",
+             str(e.folder) if e.installed else "not installed"] for e in found]  # fmt: skip
+    print(table(rows, ["name", "lock", "size", "folder"]))
+
+
+def print_findings(found: Sequence[Any], as_json: bool) -> int:
+    """The doctor's findings; 3 when one is a problem."""
+    for entry in found:
+        if as_json:
+            print_json(entry)
+        else:
+            mark = {"ok": "ok  ", "note": "note", "problem": "BAD "}[entry.level]
+            print(f"{mark} {entry.what}" + (f"\n     do: {entry.todo}" if entry.todo else ""))
+    return 3 if any(entry.level == "problem" for entry in found) else 0
+
+
+def print_cleaned(found: Sequence[Any], dry: bool, as_json: bool) -> None:
+    """What went."""
+    for item in found:
+        print_json(item) if as_json else print(f"{item.what:10} {item.gib:8.3f} GiB  {item.path}")
+    total = sum(item.gib for item in found)
+    words(f"{'would free' if dry else 'freed'} {total:.3f} GiB in {len(found)} places")
+
+
+# --- progress of data jobs and installations ----------------------------------------------------
+
+
+class ProgressPrinter(JobListener):
+    """Progress of one worker, on stderr."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._line = progress_line("")
+        self._quiet = as_json
+
+    def progress(self, phase: str, done: float, total: float) -> None:
+        if not self._quiet:
+            self._line(phase, done, total)
+
+    def note(self, text: str) -> None:
+        words(text)
+
+
+def progress_line(name: str) -> Callable[[str, float, float], None]:
+    """A callback that rewrites one line on a terminal and says little elsewhere."""
+    live, last = sys.stderr.isatty(), {"phase": "", "t": 0.0}
+
+    def show(phase: str, done: float, total: float) -> None:
+        whole = total > 0 and done >= total
+        if time.monotonic() - float(last["t"]) < 0.2 and not whole:
+            return
+        part = f" {100 * done / total:.0f} %" if total > 0 else ""
+        if live:
+            sys.stderr.write(f"\r\x1b[K{name} {phase}{part}"[:110] + ("\r\x1b[K" if whole else ""))
+            sys.stderr.flush()
+        elif phase != last["phase"]:
+            words(f"{name} {phase}".strip())
+        last.update(phase=phase, t=time.monotonic())
+
+    return show

@@ -1,0 +1,455 @@
+"""The calls a front end may make. Nothing in here draws or prints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import datasets, environments, facts, recipe
+from engine import events as ev
+from engine.advisor import Job, make_plan, refuse
+from engine.code import AGENT, deploy
+from engine.errors import AiokError, HostError, InputError
+from engine.plan import Plan
+from engine.questions import STEPS, Question, check_answers, questions, recipe_text, to_data
+from engine.state import RunState, RunStatus
+from engine.store import (
+    EventLog,
+    RunFolder,
+    create_run_folder,
+    home,
+    is_locked,
+    lock_holder,
+    make_folder,
+    open_run_folder,
+    read_events,
+    read_lines,
+    run_folders,
+    safe_name,
+    write_atomically,
+)
+from hosts.local import LocalTransport
+from hosts.probe import HostFacts
+from hosts.probe import probe as probe_host
+from hosts.transport import HostProblem
+from models import catalog
+from models.api import ModelSpec
+
+__all__ = [
+    "Follower", "HostFacts", "Plan", "Question", "RunSummary", "check_answers", "command_line",
+    "events_since", "host_facts", "load_draft", "log_files", "models", "plan", "questions",
+    "recipe_text", "report", "resume", "run_path", "runs", "save_draft", "save_recipe", "start",
+    "state", "stop", "wizard_steps",
+]  # fmt: skip
+
+
+# --- the wizard ---------------------------------------------------------------------------------
+
+
+def wizard_steps() -> tuple[str, ...]:
+    """The wizard's steps in order; the review comes after the last."""
+    return STEPS
+
+
+def save_recipe(answers: Mapping[str, str], path: Path | None = None) -> Path:
+    """Write the wizard's recipe; by default $AIOK_HOME/recipes/NAME.yaml."""
+    problems = check_answers(answers)
+    if problems:
+        raise InputError("\n".join(f"{key}: {text}" for key, text in problems.items()))
+    target = path or recipe_path(answers)
+    make_folder(target.absolute().parent)
+    write_atomically(target, recipe_text(answers))
+    return target
+
+
+def recipe_path(answers: Mapping[str, str]) -> Path:
+    """Where the wizard keeps its recipe."""
+    return home() / "recipes" / f"{safe_name(answers.get('name', 'my-job').strip())}.yaml"
+
+
+def command_line(answers: Mapping[str, str]) -> str:
+    """The line that does the same without the wizard."""
+    try:
+        return f"aiok run {shlex.quote(str(recipe_path(answers)))}"
+    except InputError:
+        return "aiok run ..."
+
+
+def _draft() -> Path:
+    return home() / "draft.json"
+
+
+def load_draft() -> dict[str, str]:
+    """The answers of an unfinished wizard, {} when there are none."""
+    with contextlib.suppress(OSError, ValueError):
+        data = json.loads(_draft().read_text(encoding="utf-8"))
+        if isinstance(data, dict):
+            return {str(key): str(value) for key, value in data.items()}
+    return {}
+
+
+def save_draft(answers: Mapping[str, str]) -> None:
+    """Keep the wizard's answers; an empty mapping forgets them."""
+    make_folder(home())
+    if answers:
+        write_atomically(_draft(), json.dumps(dict(answers), indent=1))
+    else:
+        _draft().unlink(missing_ok=True)
+
+
+def wizard_data(answers: Mapping[str, str]) -> dict[str, Any]:
+    """The wizard's answers as nested recipe data."""
+    return to_data(answers)
+
+
+# --- planning -----------------------------------------------------------------------------------
+
+
+def host_facts(place: Path | None = None) -> HostFacts:
+    """Facts of this machine; the disk is that of `place` (default: $AIOK_HOME)."""
+    try:
+        return probe_host(LocalTransport(), sys.executable, str(AGENT), str(place or home()))
+    except HostProblem as problem:
+        raise HostError(f"{problem.host}: {problem.what}", todo=problem.todo) from None
+
+
+def plan(
+    recipe_name: str, overrides: Sequence[str] = (), *, verify: bool = False
+) -> Plan:
+    """The finished recipe as steps; nothing is written, `problems` says what stands against it."""
+    return _plan(recipe.find(recipe_name), overrides, verify)
+
+
+def _plan(source: recipe.Source, overrides: Sequence[str], verify: bool = False) -> Plan:
+    wanted, origins = recipe.load(source, overrides)
+    wanted, origins = _named_dataset(wanted, origins)
+    files: list[facts.FileFacts] = []
+    if wanted.dataset.path:
+        path = Path(wanted.dataset.path)
+        if origins.get("dataset.path") == "recipe" and not path.is_absolute():
+            beside = Path(source.file).parent / path
+            path = path if path.exists() and not beside.exists() else beside
+        files = facts.data_facts(facts.data_files(path), verify)
+    job = Job(
+        name=source.name,
+        recipe=wanted,
+        origins=origins,
+        facts=host_facts(),
+        files=files,
+        installed=environments.installed(LocalTransport()),
+    )
+    return make_plan(job)
+
+
+def _named_dataset(
+    wanted: recipe.Recipe, origins: dict[str, str]
+) -> tuple[recipe.Recipe, dict[str, str]]:
+    """A registered name becomes the path, format and columns that stand behind it."""
+    name = wanted.dataset.name
+    if name is None:
+        return wanted, origins
+    known = datasets.get(name)
+    dataset = recipe.Dataset.model_validate(
+        {"format": known.format, "path": known.path, "columns": known.columns}
+    )
+    origin = f"data set {name}"
+    found = {**origins, "dataset.format": origin, "dataset.path": origin}
+    return wanted.model_copy(update={"dataset": dataset}), found
+
+
+def models() -> list[ModelSpec]:
+    """The catalog."""
+    return [catalog.load(name) for name in catalog.names()]
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of the list of runs."""
+
+    id: str
+    recipe: str
+    status: RunStatus
+    step: str
+    progress: float | None
+    best: str
+    eta_s: float | None
+    created: float
+    ended: float | None
+
+
+def start(
+    recipe_name: str,
+    overrides: Sequence[str] = (),
+    *,
+    folder: Path | None = None,
+    verify: bool = False,
+) -> str:
+    """Plan, write the run folder and start the run process; returns the run's id."""
+    source = recipe.find(recipe_name)
+    made = _plan(source, overrides, verify)
+    refuse(made)
+    target = _own_folder(folder) if folder else create_run_folder(source.name)
+    code = deploy()
+    made = Plan(**{**made.__dict__, "code": code.name})
+    data: dict[str, Any] = {}
+    for value in made.values:
+        recipe.put(data, value.key, value.value)
+    write_atomically(target.recipe, recipe.to_yaml(data))
+    write_atomically(target.plan, made.to_json())
+    words = ["aiok", "run", recipe_name, *(w for o in overrides for w in ("--set", o))]
+    steps = [{"id": s.id, "kind": s.kind, "title": s.title, "host": s.host} for s in made.steps]
+    log = EventLog(target.events)
+    log.append(
+        ev.RunCreated(
+            t=time.time(), run=target.id, recipe=source.name, steps=steps, command=shlex.join(words)
+        )
+    )
+    log.close()
+    _launch(target)
+    return target.id
+
+
+def _own_folder(folder: Path) -> RunFolder:
+    """A run folder the user named: a link to it is kept among the runs, so its id finds it."""
+    path = folder.expanduser().absolute()
+    name = safe_name(path.name)
+    if (path / "plan.json").exists() or (path / "events.jsonl").exists():
+        raise InputError(
+            f"{path} already holds a run", todo=f"aiok resume {name}, or name another folder"
+        )
+    if path.exists() and any(path.iterdir()):
+        raise InputError(f"{path} is not empty", todo="name a new or an empty folder")
+    make_folder(path)
+    link = make_folder(home() / "runs") / name
+    try:
+        link.symlink_to(path)
+    except FileExistsError:
+        if link.resolve() != path.resolve():
+            raise InputError(f"there is already a run named {name}", todo="name the folder otherwise") from None
+    return RunFolder(link)
+
+
+def _launch(folder: RunFolder) -> None:
+    """Start the run process in a session of its own; wait until it holds the lock."""
+    logs = folder.path / "logs"
+    logs.mkdir(exist_ok=True)
+    root = str(Path(__file__).resolve().parents[1])
+    env = {**os.environ, "PYTHONPATH": root}
+    with open(logs / "run.log", "ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engine.run", str(folder.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=env,
+            start_new_session=True,
+        )
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if is_locked(folder.lock) or process.poll() is not None:
+            return
+        time.sleep(0.02)
+
+
+def resume(run: str) -> str:
+    """Go on with a run that is not finished; what is whole is not run again."""
+    folder = open_run_folder(run)
+    now = folder.state()
+    if now.status.is_live:
+        raise InputError(f"{run} is already running", todo=f"watch it: aiok show {run} --follow")
+    if now.status is RunStatus.DONE:
+        raise InputError(f"{run} is finished", todo=f"see aiok show {run}")
+    if not folder.plan.exists():
+        raise InputError(f"{run} was never whole (no plan.json)", todo="start a new run")
+    _check_data_unchanged(folder)
+    _launch(folder)
+    return run
+
+
+def _check_data_unchanged(folder: RunFolder) -> None:
+    """A run whose input changed must not mix old and new rows."""
+    said = json.loads(folder.plan.read_text(encoding="utf-8")).get("data", [])
+    changed = []
+    for entry in said:
+        path = Path(entry["path"])
+        if not path.exists() or facts.file_facts(path).digest != entry["digest"]:
+            changed.append(entry["path"])
+    if changed:
+        raise InputError(
+            "the data changed since the run began: " + ", ".join(changed),
+            todo="put it back, or start a new run of the same recipe",
+        )
+
+
+def stop(run: str, kill: bool = False) -> bool:
+    """Ask a run to end (a checkpoint first); `kill` ends it at once. False: it does not run."""
+    folder = open_run_folder(run)
+    pid = lock_holder(folder.lock)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        if kill:
+            time.sleep(0.05)
+            os.kill(pid, signal.SIGTERM)
+    return True
+
+
+def state(run: str) -> RunState:
+    """The folded events of a run."""
+    return open_run_folder(run).state()
+
+
+def run_path(run: str) -> Path:
+    """The folder of a run."""
+    return open_run_folder(run).path
+
+
+def runs() -> list[RunSummary]:
+    """All runs, newest first; a damaged one is listed, never hides the others."""
+    found = []
+    for path in run_folders():
+        now = RunFolder(path).state()
+        current = now.current
+        found.append(
+            RunSummary(
+                id=path.name,
+                recipe=now.recipe,
+                status=now.status,
+                step=current.id if current else "",
+                progress=_progress(now),
+                best=_best(now),
+                eta_s=current.eta_s(time.time()) if current else None,
+                created=now.created or path.lstat().st_ctime,
+                ended=now.ended,
+            )
+        )
+    return found
+
+
+def _progress(now: RunState) -> float | None:
+    """Whole steps plus the part of the current one, of all steps."""
+    if not now.steps:
+        return None
+    whole = sum(step.status.is_whole for step in now.steps.values())
+    current = now.current
+    part = (current.fraction or 0.0) if current else 0.0
+    return min(1.0, (whole + part) / len(now.steps))
+
+
+def _best(now: RunState) -> str:
+    """The figure to show in a list: the test metric, else the best valid one so far."""
+    tested = now.result("evaluate").get("auc")
+    if isinstance(tested, int | float):
+        return f"auc {tested:.4f}"
+    curve = now.curves.get(("auc", "valid"))
+    return f"auc {max(point.value for point in curve):.4f} valid" if curve else ""
+
+
+def journal_size(run: str) -> int:
+    """Bytes of a run's journal so far: where a follower of what comes next begins."""
+    path = open_run_folder(run).events
+    return path.stat().st_size if path.exists() else 0
+
+
+def events_before(run: str, offset: int) -> tuple[list[ev.Event], int]:
+    """The events of a journal up to a byte offset, and that offset."""
+    found: list[ev.Event] = []
+    lines, at = read_lines(open_run_folder(run).events, 0, offset)
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError):
+            event = ev.decode(line)
+            if event is not None:
+                found.append(event)
+    return found, max(at, offset)
+
+
+def events_since(run: str, offset: int) -> tuple[list[ev.Event], int]:
+    """The events after a byte offset of the journal, and the new offset."""
+    return read_events(open_run_folder(run).events, offset)
+
+
+class Follower:
+    """Reads what is new of one run. One thread at a time."""
+
+    SAMPLES = 600
+
+    def __init__(self, run: str) -> None:
+        self._folder = open_run_folder(run)
+        self._offset = 0
+        self._sample_offsets: dict[Path, int] = {}
+        self.state = RunState(id=run)
+        self.samples: list[dict[str, Any]] = []
+        self.new_events: list[ev.Event] = []
+
+    def poll(self) -> bool:
+        """Read new events and samples; True when anything changed."""
+        from engine.state import fold
+
+        before = self.state.status
+        self.new_events, self._offset = read_events(self._folder.events, self._offset)
+        fold(self.new_events, self.state)
+        if self.state.status.is_live and not is_locked(self._folder.lock):
+            late, self._offset = read_events(self._folder.events, self._offset)
+            self.new_events += late
+            fold(late, self.state)
+            if self.state.status.is_live:
+                self.state.status = RunStatus.LOST
+        elif self.state.status is RunStatus.LOST and is_locked(self._folder.lock):
+            self.state.status = RunStatus.RUNNING
+        fresh = self._poll_samples()
+        return bool(self.new_events or fresh or self.state.status is not before)
+
+    def _poll_samples(self) -> bool:
+        fresh = False
+        for path in sorted((self._folder.path / "telemetry").glob("*.jsonl")):
+            lines, self._sample_offsets[path] = read_lines(
+                path, self._sample_offsets.get(path, 0)
+            )
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    self.samples.append(json.loads(line))
+                    fresh = True
+        del self.samples[: -self.SAMPLES]
+        return fresh
+
+
+def log_files(run: str) -> list[tuple[str, Path]]:
+    """(label, path) of every log of a run, in the order of its steps."""
+    folder = open_run_folder(run).path / "logs"
+    found = [(str(p.relative_to(folder).with_suffix("")), p) for p in folder.rglob("*.log")]
+    return sorted(found, key=lambda pair: pair[1].stat().st_mtime)
+
+
+def report(run: str) -> Path:
+    """The HTML report of a run; InputError when there is none yet."""
+    path = open_run_folder(run).report
+    if not path.is_file():
+        raise InputError(f"{run} has no report yet", todo=f"it is the run's last step: aiok show {run}")
+    return path
+
+
+def wait_for_end(run: str, limit_s: float) -> RunState:
+    """Poll until the run process is gone; AiokError when it takes longer."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        now = state(run)
+        if not now.status.is_live:
+            return now
+        time.sleep(0.1)
+    raise AiokError(f"{run} did not end within {limit_s:g} s")
+
+

@@ -1,0 +1,191 @@
+"""Work on data outside a run: make, profile, check, predict. Each is one worker on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from engine import datasets
+from engine.code import deploy
+from engine.environments import environment_folder, install_environment
+from engine.errors import InputError
+from engine.facts import data_facts, data_files
+from engine.plan import from_json
+from engine.recipe import Columns
+from engine.store import home, make_folder, open_run_folder, remove_tree
+from engine.work import Launch, Listener, clean, run_worker, write_spec
+from hosts.local import LocalTransport
+from models import catalog, messages
+from models.settings import nearest
+
+
+class JobListener(Listener):
+    """Hears how far the work is, the installation of its environment included."""
+
+    def message(self, message: messages.Message, rank: int) -> None:
+        if isinstance(message, messages.Progress):
+            self.progress(clean(message.phase), message.done, message.total)
+        elif isinstance(message, messages.Note):
+            self.note(clean(message.text))
+
+    def progress(self, phase: str, done: float, total: float) -> None:
+        """`done` of `total` of a phase; total 0 means unknown."""
+
+    def note(self, text: str) -> None:
+        """A decision or a warning."""
+
+
+def parse_columns(text: str | None) -> dict[str, Any] | None:
+    """label=NAME,numeric=A+B,categorical=C+D,time=T as a mapping; None stays None."""
+    if text is None:
+        return None
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if not equals or key not in Columns.model_fields:
+            raise InputError(
+                f"--columns: {part!r} is not KEY=NAMES", todo=nearest(key, list(Columns.model_fields))
+            )
+        many = key in ("numeric", "categorical")
+        found[key] = [v.strip() for v in value.split("+") if v.strip()] if many else value.strip()
+    try:
+        Columns.model_validate(found)
+    except ValidationError as error:
+        item = error.errors()[0]
+        place = ".".join(map(str, item["loc"])) or "columns"
+        raise InputError(f"--columns: {place}: {item['msg']}") from None
+    return found
+
+
+def _dataset(path: str, format: str, columns: str | None) -> dict[str, Any]:
+    """A path or a registered name as the `dataset` of a worker's spec."""
+    if "/" not in path and not Path(path).exists() and path in [d.name for d in datasets.listing()]:
+        known = datasets.get(path)
+        parsed, format, path = known.columns, known.format, known.path
+    else:
+        parsed = parse_columns(columns)
+    if format not in ("criteo", "table"):
+        raise InputError(f"there is no format {format}", todo=nearest(format, ["criteo", "table"]))
+    if format == "table" and parsed is None:
+        raise InputError("a table needs --columns label=NAME,numeric=A+B,categorical=C+D")
+    files = data_files(Path(path))
+    data_facts(files)
+    return {"format": format, "paths": [str(p) for p in files], "columns": parsed}
+
+
+def _run(worker: str, model: str, spec: Mapping[str, Any], listener: JobListener) -> dict[str, Any]:
+    """Run one worker of a model here, its environment installed first."""
+    entry = catalog.load(model).workers[worker]
+    transport = LocalTransport()
+    install_environment(entry.environment, transport, listener.progress)
+    code = deploy()
+    job = f"{worker}-{os.getpid()}-{time.time_ns()}"
+    scratch = make_folder(home() / "work" / job)
+    spec_file = write_spec(scratch / "spec.json", spec)
+    cores = str(len(os.sched_getaffinity(0)))
+    try:
+        return run_worker(
+            transport,
+            code / "agent.py",
+            Launch(
+                job=job,
+                argv=[
+                    f"{environment_folder(entry.environment)}/bin/python", "-m", entry.module,
+                    str(spec_file),
+                ],  # fmt: skip
+                env={
+                    "PYTHONPATH": str(code),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "OMP_NUM_THREADS": cores,
+                },
+            ),
+            listener,
+        )
+    finally:
+        remove_tree(scratch)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def make(
+    model: str, rows: int, seed: int, output: Path, listener: JobListener
+) -> dict[str, Any]:
+    """Make data in a model's public format in a new folder; it appears whole or not at all."""
+    if model not in catalog.names():
+        raise InputError(f"there is no model {model}", todo=nearest(model, catalog.names()))
+    output = output.expanduser().absolute()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} exists and is not empty", todo="name a new folder")
+    make_folder(output.parent)
+    building = output.with_name(f".{output.name}.{os.getpid()}")
+    remove_tree(building)
+    building.mkdir()
+    spec = {
+        "rows": rows, "seed": seed, "split": {"by": "time", "valid": 0.1, "test": 0.1},
+        "output": str(building), "cores": _cores(), "settings": {},
+    }  # fmt: skip
+    try:
+        result = _run("generate", model, spec, listener)
+        if output.exists():
+            output.rmdir()
+        building.rename(output)
+    finally:
+        remove_tree(building)
+    return result
+
+
+def profile(
+    path: str, format: str, columns: str | None, listener: JobListener
+) -> dict[str, Any]:
+    """Count and describe every column."""
+    scratch = make_folder(home() / "work" / f"profile-{os.getpid()}")
+    spec = {
+        "dataset": _dataset(path, format, columns), "output": str(scratch), "cores": _cores()
+    }  # fmt: skip
+    try:
+        return _run("profile", catalog.names()[0], spec, listener)
+    finally:
+        remove_tree(scratch)
+
+
+def check(path: str, format: str, columns: str | None, listener: JobListener) -> dict[str, Any]:
+    """Read all rows strictly; InputError lists the first problems."""
+    spec = {"dataset": _dataset(path, format, columns), "cores": _cores(), "limit": 10}
+    return _run("check", catalog.names()[0], spec, listener)
+
+
+def predict(
+    run: str, rows: Path, output: Path, batch_size: int, listener: JobListener
+) -> dict[str, Any]:
+    """Score raw rows with the bundle of a run; the CSV appears whole or not at all."""
+    folder = open_run_folder(run)
+    bundle = folder.artifacts("optimize")
+    if not (bundle / "bundle.json").is_file():
+        raise InputError(
+            f"{run} has no exported model", todo=f"its step optimize must be done: aiok show {run}"
+        )
+    plan = from_json(folder.plan.read_text(encoding="utf-8"))
+    dataset = json.loads(json.dumps(plan.step("etl").settings["dataset"]))
+    files = data_files(rows)
+    data_facts(files)
+    output = output.expanduser().absolute()
+    if output.is_dir():
+        raise InputError(f"{output} is a folder", todo="name a .csv file")
+    make_folder(output.parent)
+    spec = {
+        "bundle": str(bundle.resolve()),
+        "dataset": {**dataset, "paths": [str(p) for p in files]},
+        "output": str(output),
+        "threads": _cores(),
+        "batch_size": batch_size,
+    }
+    return _run("predict", plan.model, spec, listener)

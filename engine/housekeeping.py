@@ -1,0 +1,106 @@
+"""Free disk: what no run needs any more."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import InputError
+from engine.store import (
+    cache_folder,
+    home,
+    is_locked,
+    open_run_folder,
+    remove_tree,
+    run_folders,
+    RunFolder,
+)
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """One thing that went (or would go)."""
+
+    what: str
+    path: Path
+    gib: float
+
+
+def clean(runs: Sequence[str] = (), everything: bool = False, dry: bool = False) -> list[Cleaned]:
+    """Delete named runs (`everything`: all that are not at work), then what nothing refers to."""
+    doomed = [open_run_folder(run) for run in runs]
+    if everything:
+        doomed = [RunFolder(p) for p in run_folders() if not is_locked(p / "lock")]
+    for folder in doomed:
+        if is_locked(folder.lock):
+            raise InputError(f"{folder.id} is running", todo=f"aiok stop {folder.id} first")
+    found = [Cleaned("run", folder.path, _gib(folder.path)) for folder in doomed]
+    gone = {folder.path for folder in doomed}
+    kept = [RunFolder(p) for p in run_folders() if p not in gone]
+    found += _unused_cache(kept) + _unused_code(kept) + _leftovers()
+    if not dry:
+        for item in found:
+            target = item.path.resolve() if item.what == "run" and item.path.is_symlink() else None
+            remove_tree(item.path) if item.path.is_dir() else item.path.unlink(missing_ok=True)
+            if target:
+                remove_tree(target)
+    return found
+
+
+def _gib(path: Path) -> float:
+    if path.is_file():
+        return path.stat().st_size / 2**30
+    total = 0
+    for entry in path.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += 0 if entry.is_symlink() or entry.is_dir() else entry.stat().st_size
+    return total / 2**30
+
+
+def _plans(kept: Sequence[RunFolder]) -> list[dict[str, object]]:
+    found = []
+    for folder in kept:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(json.loads(folder.plan.read_text(encoding="utf-8")))
+    return found
+
+
+def _unused_cache(kept: Sequence[RunFolder]) -> list[Cleaned]:
+    """Outputs that no plan of a kept run names, and half-built ones nobody is building."""
+    used = set()
+    for plan in _plans(kept):
+        steps = plan.get("steps")
+        used |= {step["identity"] for step in steps} if isinstance(steps, list) else set()
+    found = []
+    for path in sorted(cache_folder().glob("*")) if cache_folder().is_dir() else []:
+        if path.name not in used and path.is_dir():
+            found.append(Cleaned("cache", path, _gib(path)))
+    for path in sorted(cache_folder().glob(".*.building")):
+        if not is_locked(path.with_suffix(".lock")):
+            found.append(Cleaned("half-built", path, _gib(path)))
+    return found
+
+
+def _unused_code(kept: Sequence[RunFolder]) -> list[Cleaned]:
+    used = {plan.get("code") for plan in _plans(kept)}
+    folder = home() / "code"
+    return [
+        Cleaned("code", path, _gib(path))
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
+        if path.name not in used
+    ]
+
+
+def _leftovers() -> list[Cleaned]:
+    """Scratch of jobs whose agent is gone."""
+    from engine.work import jobs_folder
+
+    found = []
+    for path in sorted(jobs_folder().glob("*")) if jobs_folder().is_dir() else []:
+        run = path.name.split(".")[0]
+        if not is_locked(home() / "runs" / run / "lock"):
+            found.append(Cleaned("job", path, _gib(path)))
+    return found

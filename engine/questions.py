@@ -1,0 +1,232 @@
+"""The wizard's questions: one list for the terminal app and for `aiok new`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine import datasets
+from engine.errors import InputError
+from engine.facts import data_files
+from engine.recipe import Source, flatten, load, put, to_yaml
+from engine.store import safe_name
+from models import catalog
+from models.api import ModelSpec
+
+STEPS = ("dataset", "model", "cluster", "goal")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to ask. `key` is the dotted recipe key, or one of the wizard's own (`name`)."""
+
+    key: str
+    step: str
+    label: str
+    help: str
+    kind: str  # choice, text, path, int, float
+    choices: tuple[tuple[str, str], ...] = ()
+    default: str = ""
+
+
+def questions(answers: Mapping[str, str]) -> list[Question]:
+    """The questions to show, given the answers so far."""
+    return [*_dataset(answers), *_model(answers), *_cluster(), *_goal(answers)]
+
+
+def _dataset(answers: Mapping[str, str]) -> list[Question]:
+    registered = datasets.listing()
+    sources = [("generate", "make data with a known signal"), ("path", "my own files")]
+    if registered:
+        sources.append(("name", "a registered data set"))
+    found = [
+        Question("source", "dataset", "Data", "where the rows come from", "choice",
+                 tuple(sources), "generate"),
+    ]  # fmt: skip
+    source = answers.get("source", "generate")
+    if source == "generate":
+        found += [
+            Question("dataset.generate.rows", "dataset", "Rows", "how many rows to make", "int",
+                     (), "300000"),
+            Question("dataset.generate.seed", "dataset", "Seed", "the same seed, the same rows",
+                     "int", (), "1"),
+        ]  # fmt: skip
+    elif source == "name":
+        names = tuple((r.name, f"{r.name} ({r.format}, {r.path})") for r in registered)
+        first = names[0][0] if names else ""
+        found.append(
+            Question("dataset.name", "dataset", "Data set", "as registered by `aiok data add`",
+                     "choice", names, first)
+        )  # fmt: skip
+    else:
+        found += _own_files(answers)
+    return found
+
+
+def _own_files(answers: Mapping[str, str]) -> list[Question]:
+    formats = (("criteo", "Criteo click log (no header, 40 columns)"),
+               ("table", "table with column names (CSV, TSV, parquet)"))  # fmt: skip
+    found = [
+        Question("dataset.path", "dataset", "Path", "a file, or a folder of files", "path"),
+        Question("dataset.format", "dataset", "Format", "how the rows are written", "choice",
+                 formats, "criteo"),
+    ]  # fmt: skip
+    if answers.get("dataset.format") == "table":
+        found += [
+            Question("dataset.columns.label", "dataset", "Label column", "holds 0 and 1", "text"),
+            Question("dataset.columns.numeric", "dataset", "Numeric columns",
+                     "names, separated by commas", "text"),
+            Question("dataset.columns.categorical", "dataset", "Categorical columns",
+                     "names, separated by commas", "text"),
+            Question("dataset.columns.time", "dataset", "Time column",
+                     "empty: the rows are in time order", "text"),
+        ]  # fmt: skip
+    return found
+
+
+def _model_spec(answers: Mapping[str, str]) -> ModelSpec:
+    name = answers.get("model.name", catalog.names()[0])
+    return catalog.load(name if name in catalog.names() else catalog.names()[0])
+
+
+def _model(answers: Mapping[str, str]) -> list[Question]:
+    models = tuple((name, f"{catalog.load(name).title}: {catalog.load(name).summary}")
+                   for name in catalog.names())  # fmt: skip
+    spec = _model_spec(answers)
+    words = {"optimized": "ours: fast, same accuracy", "stock": "the public baseline, as published",
+             "tiny": "trains in seconds, for a first look"}  # fmt: skip
+    profiles = tuple((p, f"{p} ({words[p]})" if p in words else p) for p in spec.profiles)
+    found = [
+        Question("model.name", "model", "Model", "what learns", "choice", models, models[0][0]),
+        Question("model.profile", "model", "Profile", "a set of settings", "choice", profiles,
+                 profiles[0][0]),
+    ]  # fmt: skip
+    profile = spec.profiles.get(answers.get("model.profile", profiles[0][0]), {})
+    shown = [s for s in spec.settings if s.tunable or s.name == "epochs"]
+    found += [
+        Question(
+            f"model.settings.{s.name}", "model", s.name.replace("_", " "),
+            f"{s.help} ({s.bounds()}{' ' + s.unit if s.unit else ''})",
+            "int" if s.kind == "int" else "float" if s.kind == "float" else "text", (),
+            str(profile.get(s.name, s.default)),
+        )
+        for s in shown
+    ]  # fmt: skip
+    return found
+
+
+def _cluster() -> list[Question]:
+    return [
+        Question("cluster", "cluster", "Cluster", "where the work runs", "choice",
+                 (("localhost", "this machine"),), "localhost"),
+        Question("train.ranks", "cluster", "Training processes",
+                 "auto, or a number (ranks under mpirun)", "text", (), "auto"),
+        Question("etl.engine", "cluster", "ETL engine", "what prepares the data", "choice",
+                 (("auto", "auto"), ("sail", "Sail (embedded, no Java)"),
+                  ("spark", "Apache Spark (needs Java)")), "auto"),
+    ]  # fmt: skip
+
+
+def _goal(answers: Mapping[str, str]) -> list[Question]:
+    metrics = tuple((m.name, m.help) for m in _model_spec(answers).metrics)
+    return [
+        Question("goal.metric", "goal", "Metric", "what the model is judged by", "choice", metrics,
+                 metrics[0][0]),
+        Question("goal.target", "goal", "Target", "end when reached; empty: no target", "float"),
+        Question("goal.minutes", "goal", "Minutes", "end the training after; empty: no limit",
+                 "float"),
+        Question("split.by", "goal", "Split", "which rows are held out", "choice",
+                 (("time", "the last rows"), ("random", "random rows")), "time"),
+        Question("split.test", "goal", "Test part", "of all rows", "float", (), "0.1"),
+        Question("name", "goal", "Name", "of the recipe and its runs", "text", (), "my-job"),
+    ]  # fmt: skip
+
+
+def to_data(answers: Mapping[str, str]) -> dict[str, Any]:
+    """Answers as nested recipe data; what equals a default is left out, so it stays advised."""
+    data: dict[str, Any] = {}
+    for question in questions(answers):
+        text = answers.get(question.key, question.default).strip()
+        needed = question.key in ("cluster", "dataset.generate.rows", "model.name",
+                                  "model.profile", "dataset.format")  # fmt: skip
+        if question.key in ("source", "name") or not text:
+            continue
+        if text == question.default and not needed:
+            continue
+        put(data, question.key, _typed(question, text))
+    if answers.get("source") == "name" and "name" in data.get("dataset", {}):
+        data["dataset"].pop("format", None)
+    return data
+
+
+def _typed(question: Question, text: str) -> Any:
+    if question.key in ("dataset.columns.numeric", "dataset.columns.categorical"):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if question.kind == "int" or (question.key == "train.ranks" and text.isdigit()):
+        return int(text) if text.lstrip("-").isdigit() else text
+    if question.kind == "float":
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def check_answers(answers: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong, by question; empty when the recipe can be planned."""
+    problems: dict[str, str] = {}
+    for question in questions(answers):
+        text = answers.get(question.key, question.default).strip()
+        if question.kind == "choice" and text not in [value for value, _ in question.choices]:
+            problems[question.key] = f"{text!r} is not one of the choices"
+    if answers.get("source") == "path":
+        text = answers.get("dataset.path", "").strip()
+        try:
+            if not text:
+                raise InputError("a path is needed")
+            data_files(Path(text))
+        except InputError as error:
+            problems["dataset.path"] = f"{error.what}. {error.todo}".strip(". ")
+    try:
+        safe_name(answers.get("name", "my-job").strip())
+    except InputError as error:
+        problems["name"] = f"{error.what}: {error.todo}"
+    if problems:
+        return problems
+    try:
+        load(Source("wizard", "wizard", to_data(answers)), environ={})
+    except InputError as error:
+        keys = [q.key for q in questions(answers)]
+        for line in error.what.splitlines()[1:]:
+            problems.update(_place(line.strip().removeprefix("- "), keys))
+    return problems
+
+
+def _place(sentence: str, keys: list[str]) -> dict[str, str]:
+    """The question a problem of the recipe belongs to."""
+    dotted, _, text = sentence.partition(":")
+    if dotted == "model.settings":
+        for key in keys:
+            if key.startswith("model.settings.") and key.rpartition(".")[2] in text:
+                return {key: text.strip()}
+    for key in keys:
+        if key == dotted or key.startswith(f"{dotted}."):
+            return {key: text.strip()}
+    return {keys[0]: sentence}
+
+
+def recipe_text(answers: Mapping[str, str]) -> str:
+    """The recipe as YAML."""
+    return to_yaml(to_data(answers))
+
+
+def answers_from(data: Mapping[str, Any], name: str) -> dict[str, str]:
+    """The answers that lead to a recipe, to edit one in the wizard."""
+    answers = {"name": name}
+    for key, value in flatten(data).items():
+        answers[key] = ", ".join(value) if isinstance(value, list) else str(value)
+    dataset = data.get("dataset", {})
+    answers["source"] = next((k for k in ("path", "name") if dataset.get(k)), "generate")
+    return answers
