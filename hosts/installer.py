@@ -12,6 +12,8 @@ CPython 3.11 (so it must parse from Python 3.8 on).
 An environment is built as .building-* and renamed when whole; the marker is its last file.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import hashlib
@@ -24,7 +26,8 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any, Dict, Iterator, List, Optional  # noqa: UP035 - Python 3.8
+from collections.abc import Iterator
+from typing import Any
 
 MARKER = "installed.json"
 TICK_S = 0.5
@@ -36,7 +39,7 @@ class Problem(Exception):
     """Why the host cannot have the environment: what, why, what to do."""
 
 
-def say(**line):  # type: (Any) -> None
+def say(**line: Any) -> None:
     """One JSON line to the caller; a caller that is gone ends the work."""
     try:
         os.write(1, (json.dumps(line) + "\n").encode())
@@ -44,7 +47,7 @@ def say(**line):  # type: (Any) -> None
         os._exit(3)
 
 
-def missing(order):  # type: (Dict[str, Any]) -> None
+def missing(order: dict[str, Any]) -> None:
     """Tell which files are not there in full size; `order["files"]` maps path to bytes."""
     lacking = []
     for path, size in order["files"].items():
@@ -55,7 +58,7 @@ def missing(order):  # type: (Dict[str, Any]) -> None
     say(missing=lacking, free=shutil.disk_usage(existing(order["place"])).free)
 
 
-def existing(path):  # type: (str) -> str
+def existing(path: str) -> str:
     """The nearest folder above that is there."""
     while not os.path.isdir(path):
         path = os.path.dirname(path) or "/"
@@ -65,15 +68,15 @@ def existing(path):  # type: (str) -> str
 class Work:
     """The processes of an installation; ends them when the caller is gone."""
 
-    def __init__(self):  # type: () -> None
-        self.children = []  # type: List[subprocess.Popen[bytes]]
+    def __init__(self) -> None:
+        self.children: list[subprocess.Popen[bytes]] = []
         self.building = ""
 
-    def watch(self):  # type: () -> None
+    def watch(self) -> None:
         """Wait in a thread for the end of stdin."""
         threading.Thread(target=self._until_end_of_input, daemon=True).start()
 
-    def _until_end_of_input(self):  # type: () -> None
+    def _until_end_of_input(self) -> None:
         while os.read(0, 4096):
             pass
         for child in list(self.children):
@@ -84,8 +87,8 @@ class Work:
             shutil.rmtree(self.building, ignore_errors=True)
         os._exit(3)
 
-    def run(self, argv, phase, env, lock):  # type: (List[str], str, Dict[str, str], int) -> str
-        """Run a command to its end, with a sign of life each half second; its output if it fails."""
+    def run(self, argv: list[str], phase: str, env: dict[str, str], lock: int) -> str:
+        """Run a command to its end, with signs of life; returns its output if it failed."""
         with tempfile.TemporaryFile() as output:
             child = subprocess.Popen(
                 argv,
@@ -109,7 +112,7 @@ class Work:
 
 
 @contextlib.contextmanager
-def locked(folder):  # type: (str) -> Iterator[int]
+def locked(folder: str) -> Iterator[int]:
     """Hold the lock of one environment; wait for another installer that has it."""
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     path = os.path.join(os.path.dirname(folder), ".lock-" + os.path.basename(folder))
@@ -127,7 +130,7 @@ def locked(folder):  # type: (str) -> Iterator[int]
         os.close(descriptor)
 
 
-def clear(folder):  # type: (str) -> None
+def clear(folder: str) -> None:
     """Remove what earlier, killed installations of this environment left."""
     place, name = os.path.split(folder)
     for entry in os.listdir(place):
@@ -135,7 +138,7 @@ def clear(folder):  # type: (str) -> None
             shutil.rmtree(os.path.join(place, entry), ignore_errors=True)
 
 
-def check_host(order):  # type: (Dict[str, Any]) -> None
+def check_host(order: dict[str, Any]) -> None:
     """Raise Problem unless this is the right Python with enough room."""
     found = "%s %s" % (platform.python_implementation(), platform.python_version())
     if not found.startswith("CPython 3.11."):
@@ -154,7 +157,7 @@ def check_host(order):  # type: (Dict[str, Any]) -> None
         )
 
 
-def check_wheels(wheels):  # type: (List[Dict[str, str]]) -> None
+def check_wheels(wheels: list[dict[str, str]]) -> None:
     """Compare each wheel with its hash; a damaged one is removed so that it is fetched anew."""
     for number, wheel in enumerate(wheels):
         say(phase="check", done=number, total=len(wheels))
@@ -171,7 +174,7 @@ def check_wheels(wheels):  # type: (List[Dict[str, str]]) -> None
             )
 
 
-def unpack(order, building, work, lock):  # type: (Dict[str, Any], str, Work, int) -> None
+def unpack(order: dict[str, Any], building: str, work: Work, lock: int) -> None:
     """Make the environment and install all wheels into it, offline."""
     env = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -199,14 +202,15 @@ def unpack(order, building, work, lock):  # type: (Dict[str, Any], str, Work, in
             raise Problem("%s cannot be installed" % order["name"], text.splitlines()[-1], "")
 
 
-def compile_all(order, target, work, lock):  # type: (Dict[str, Any], str, Work, int) -> None
+def compile_all(order: dict[str, Any], target: str, work: Work, lock: int) -> None:
     """Write .pyc files, so that no import compiles again; tests of libraries are left out."""
     sources = []
     for folder, folders, files in os.walk(os.path.join(target, "lib")):
         folders[:] = [name for name in folders if name not in ("tests", "test", "testing")]
         sources += [os.path.join(folder, name) for name in files if name.endswith(".py")]
     chunks = [sources[at : at + CHUNK_FILES] for at in range(0, len(sources), CHUNK_FILES)]
-    total, running = len(chunks), []  # type: int, List[subprocess.Popen[bytes]]
+    total = len(chunks)
+    running: list[subprocess.Popen[bytes]] = []
     while chunks or running:
         while chunks and len(running) < order["cores"]:
             lists = os.path.join(os.path.dirname(target), "list-%d" % len(chunks))
@@ -229,7 +233,7 @@ def compile_all(order, target, work, lock):  # type: (Dict[str, Any], str, Work,
         say(phase="compile", done=total - len(chunks) - len(running), total=total)
 
 
-def install(order):  # type: (Dict[str, Any]) -> None
+def install(order: dict[str, Any]) -> None:
     """Build the environment unless it is there; say so at the end."""
     work, folder, began = Work(), order["folder"], time.time()
     work.watch()
@@ -264,7 +268,7 @@ def install(order):  # type: (Dict[str, Any]) -> None
     say(done=True, built=True)
 
 
-def remove(order):  # type: (Dict[str, Any]) -> None
+def remove(order: dict[str, Any]) -> None:
     """Take an environment away; it stops to count at once."""
     folder = order["folder"]
     with locked(folder):
@@ -277,7 +281,7 @@ def remove(order):  # type: (Dict[str, Any]) -> None
         say(done=True)
 
 
-def main():  # type: () -> Optional[int]
+def main() -> int:
     """Do one order; every end but a kill is a line on stdout."""
     verbs = {"missing": missing, "install": install, "remove": remove}
     line = b""

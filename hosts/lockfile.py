@@ -58,7 +58,7 @@ class Lock:
 
     @classmethod
     def union(cls, name: str, *locks: Lock) -> Lock:
-        """One lock with the packages of several; ProvisionError when they pin different versions."""
+        """The packages of several locks; ProvisionError when they pin different versions."""
         packages: dict[str, Package] = {}
         for package in (package for lock in locks for package in lock.packages):
             known = packages.setdefault(package.name, package)

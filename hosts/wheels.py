@@ -59,7 +59,8 @@ def collect_wheels(
     """Fetch the wheels that HOME lacks; returns the wheels of the whole lock.
 
     Sources: pip's configured ones and the folders `extra_sources`. Stock torch is fetched only when
-    there is no CPU build and `accept_large_torch`; once fetched, it counts as accepted. Raises ProvisionError. Two processes may collect at once: one waits for the other.
+    there is no CPU build and `accept_large_torch`; once fetched, it counts as accepted.
+    Raises ProvisionError. Two processes may collect at once: one waits for the other.
     """
     choice = lock
     with _store_lock(home, progress):
@@ -128,10 +129,14 @@ def _fetch(lock: Lock, home: Path, sources: Sequence[Path], progress: Progress) 
     for group in (rare, [package for package in missing if package not in rare]):
         if group:
             already = total - len(missing_wheels(lock, home))
-            _fetch_group(group, home, sources, lambda p, d, n=already: progress(p, n + d, total))
+            _fetch_group(group, home, sources, _counted(progress, already, total))
     if left := missing_wheels(lock, home):
         names = ", ".join(package.name for package in left)
         raise ProvisionError(f"{lock.name}: pip did not deliver {names}", todo="start it again")
+
+
+def _counted(progress: Progress, already: int, total: int) -> Callable[[str, float], None]:
+    return lambda phase, done: progress(phase, already + done, total)
 
 
 def _check_space(lock: Lock, home: Path, share: float) -> None:
@@ -265,7 +270,9 @@ def _pip_problem(output: str, group: list[Package], home: Path) -> ProvisionErro
         return problem
     errors = [line for line in output.splitlines() if line.startswith("ERROR")] or ["no message"]
     names = ", ".join(package.name for package in group[:3])
-    return ProvisionError(f"pip could not fetch {names} ...", reason or errors[-1], "start it again")
+    return ProvisionError(
+        f"pip could not fetch {names} ...", reason or errors[-1], "start it again"
+    )
 
 
 def _os_problem(folder: Path, error: OSError) -> ProvisionError:

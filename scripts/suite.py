@@ -33,7 +33,12 @@ from hosts.provision import (
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "models" / "environments"
 WORKERS = ("etl", "torch", "spark", "bench")
-DEFAULTS = (("test_etl_spark", "spark"), ("test_etl", "etl"), ("test_recdp", "etl"), ("test_generator", "etl"))
+DEFAULTS = (
+    ("test_etl_spark", "spark"),
+    ("test_etl", "etl"),
+    ("test_recdp", "etl"),
+    ("test_generator", "etl"),
+)
 MARK = re.compile(r"mark\.environment\(([^)]*)\)")
 NO_TESTS = 5  # pytest's exit code
 
@@ -166,7 +171,9 @@ def summarize(outcome: Outcome) -> int:
     if not outcome.passed:
         bad = True
         print("no test has passed")
-    print(f"{outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped", flush=True)
+    print(
+        f"{outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped", flush=True
+    )
     return 1 if bad else 0
 
 
