@@ -311,7 +311,9 @@ def load(
         problems = _sentences(source, origins, error)
         problems += _model_problems(data.get("model"))
         raise refuse(source, problems) from None
-    problems = _model_problems(data.get("model")) + _goal_problems(recipe)
+    problems = _model_problems(data.get("model"))
+    if recipe.model.name in catalog.names():
+        problems += _goal_problems(recipe)
     if problems:
         raise refuse(source, problems)
     return recipe, origins

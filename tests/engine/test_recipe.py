@@ -1,0 +1,142 @@
+"""Recipes: layers, origins, and every problem at once with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import recipe
+from engine.errors import InputError
+
+GOOD = "dataset: {generate: {rows: 5000}}\n"
+
+
+def load(text: str, *overrides: str, **environ: str) -> tuple[recipe.Recipe, dict[str, str]]:
+    return recipe.load(recipe.parse(text, "job", "job.yaml"), overrides, environ)
+
+
+def refused(text: str, *overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load(text, *overrides)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_shipped_recipes_are_valid(name: str) -> None:
+    recipe.load(recipe.find(name), environ={})
+
+
+def test_all_problems_are_told_at_once_with_line_and_nearest_key() -> None:
+    said = refused(
+        "dataset: {generate: {rows: 10}}\n"
+        "splitt: {by: time}\n"
+        "model: {name: dlrm, profil: x, settings: {batch_sise: 3, embedding_size: 0}}\n"
+        "train: {ranks: many}\n"
+    )
+    assert "job.yaml: 6 problems" in said
+    assert "dataset.generate.rows (line 1): should be greater than or equal to 1000, not 10" in said
+    assert "splitt (line 2): unknown key, did you mean split?" in said
+    assert "model.profil (line 3): unknown key, did you mean profile?" in said
+    assert "train.ranks (line 4): should be" in said
+    assert "unknown setting batch_sise: did you mean batch_size?" in said
+    assert "embedding_size is 0, the lowest allowed is 2" in said
+
+
+def test_precedence_is_recipe_then_environment_then_set() -> None:
+    text = GOOD + "seed: 1\ntrain: {ranks: 1, checkpoint_s: 9}\n"
+    found, origins = load(text, "train.ranks=3", AIOK_TRAIN__RANKS="2", AIOK_SEED="5")
+    assert (found.train.ranks, found.seed, found.train.checkpoint_s) == (3, 5, 9)
+    assert origins["train.ranks"] == "--set"
+    assert origins["seed"] == "AIOK_SEED"
+    assert origins["train.checkpoint_s"] == "recipe"
+    assert load(text, AIOK_TRAIN__RANKS="2")[0].train.ranks == 2
+
+
+def test_variables_that_are_no_keys_are_left_alone() -> None:
+    assert load(GOOD, AIOK_HOME="/x", AIOK_TEST_DATA="/y")[0].seed == 7
+
+
+def test_a_bare_setting_in_set_means_the_models() -> None:
+    assert load(GOOD, "batch_size=64")[0].model.settings == {"batch_size": 64}
+    assert "batch_size is 0" in refused(GOOD, "batch_size=0")
+    assert "expected KEY=VALUE" in refused(GOOD, "batch_size")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("- a\n- b\n", "mapping of keys, not a list"),
+        ("dataset: [\n", "line 2, column 1"),
+        ("dataset: {path: a}\ndataset: {path: b}\n", "dataset stands there twice"),
+        ("dataset: !!python/object/apply:os.system ['true']\n", "line 1"),
+        ("model: {name: dlrm}\n", "dataset: this key is needed"),
+        ("dataset: {path: a, generate: {}}\n", "exactly one of path, name and generate"),
+        ("dataset: {path: a, format: table}\n", "format table needs columns"),
+        ("dataset: {path: a, format: table, columns: {label: y, numeric: [y]}}", "more than once"),
+        (GOOD + "split: {valid: 0.5, test: 0.5}\n", "less than 0.1 for training"),
+        (GOOD + "model: {name: dlrn}\n", "there is no model dlrn, did you mean dlrm?"),
+        (GOOD + "model: {profile: optimised}\n", "did you mean optimized?"),
+        (GOOD + "goal: {metric: acu}\n", "dlrm has no metric acu, did you mean auc?"),
+        (GOOD + "cluster: mars\n", "cluster (line 2)"),
+        (GOOD + "seed: .nan\n", "seed (line 2)"),
+    ],
+)
+def test_bad_recipes_say_what_and_where(text: str, said: str) -> None:
+    assert said in refused(text)
+
+
+def test_a_path_or_a_suffix_is_a_file_and_the_rest_a_name(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(GOOD)
+    assert recipe.find(str(file)).name == "mine"
+    with pytest.raises(InputError, match="there is no recipe file"):
+        recipe.find("other.yaml")
+    with pytest.raises(InputError, match="did you mean quickstart") as caught:
+        recipe.find("quickstar")
+        raise AssertionError
+    assert "quickstar" in caught.value.what
+
+
+def test_binary_and_unreadable_files_are_told(tmp_path: Path) -> None:
+    binary = tmp_path / "x.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not UTF-8"):
+        recipe.read(binary)
+    with pytest.raises(InputError, match="cannot read"):
+        recipe.read(tmp_path)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_recipe_or_an_input_error(text: str) -> None:
+    try:
+        load(text)
+    except InputError as error:
+        assert error.what
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(list(recipe.Recipe.model_fields)), JSON))
+def test_any_values_are_a_recipe_or_an_input_error(data: dict[str, object]) -> None:
+    try:
+        load(yaml.safe_dump(data))
+    except InputError as error:
+        assert error.what
+
+
+def test_yaml_written_is_yaml_read() -> None:
+    source = recipe.find("quickstart")
+    found, _ = recipe.load(source, environ={})
+    again, _ = load(recipe.to_yaml(found.model_dump()))
+    assert again == found
