@@ -39,12 +39,32 @@ class Problem(Exception):
     """Why the host cannot have the environment: what, why, what to do."""
 
 
+class Gone(Exception):
+    """The caller went away: undo the work."""
+
+
+CALLER_GONE = threading.Event()
+
+
+def watch_caller() -> None:
+    """Notice the end of stdin, in a thread."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        CALLER_GONE.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def say(**line: Any) -> None:
-    """One JSON line to the caller; a caller that is gone ends the work."""
+    """One JSON line to the caller; called twice a second at least. Raises Gone."""
     try:
         os.write(1, (json.dumps(line) + "\n").encode())
     except OSError:
-        os._exit(3)
+        raise Gone from None
+    if CALLER_GONE.is_set():
+        raise Gone
 
 
 def missing(order: dict[str, Any]) -> None:
@@ -65,50 +85,37 @@ def existing(path: str) -> str:
     return path
 
 
-class Work:
-    """The processes of an installation; ends them when the caller is gone."""
+def run(argv: list[str], phase: str, env: dict[str, str], lock: int) -> str:
+    """Run a command to its end, with signs of life; returns its output if it failed."""
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(lock,),  # who outlives this process keeps the lock
+        )
+        with ended([child]):
+            while child.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(TICK_S)
+                say(phase=phase, done=0, total=0)
+        output.seek(0)
+        text = output.read().decode(errors="replace").strip()
+    return "" if child.returncode == 0 else text or "exit code %d" % child.returncode
 
-    def __init__(self) -> None:
-        self.children: list[subprocess.Popen[bytes]] = []
-        self.building = ""
 
-    def watch(self) -> None:
-        """Wait in a thread for the end of stdin."""
-        threading.Thread(target=self._until_end_of_input, daemon=True).start()
-
-    def _until_end_of_input(self) -> None:
-        while os.read(0, 4096):
-            pass
-        for child in list(self.children):
-            with contextlib.suppress(OSError):
+@contextlib.contextmanager
+def ended(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Leave no child behind, in whatever way the work ends."""
+    try:
+        yield
+    finally:
+        for child in children:
+            if child.poll() is None:
                 child.kill()
                 child.wait()
-        if self.building:
-            shutil.rmtree(self.building, ignore_errors=True)
-        os._exit(3)
-
-    def run(self, argv: list[str], phase: str, env: dict[str, str], lock: int) -> str:
-        """Run a command to its end, with signs of life; returns its output if it failed."""
-        with tempfile.TemporaryFile() as output:
-            child = subprocess.Popen(
-                argv,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(lock,),  # who outlives this process keeps the lock
-            )
-            self.children.append(child)
-            while True:
-                try:
-                    code = child.wait(TICK_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    say(phase=phase, done=0, total=0)
-            self.children.remove(child)
-            output.seek(0)
-            text = output.read().decode(errors="replace")
-        return "" if code == 0 else text.strip() or "exit code %d" % code
 
 
 @contextlib.contextmanager
@@ -174,7 +181,7 @@ def check_wheels(wheels: list[dict[str, str]]) -> None:
             )
 
 
-def unpack(order: dict[str, Any], building: str, work: Work, lock: int) -> None:
+def unpack(order: dict[str, Any], building: str, lock: int) -> None:
     """Make the environment and install all wheels into it, offline."""
     env = {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -195,14 +202,14 @@ def unpack(order: dict[str, Any], building: str, work: Work, lock: int) -> None:
     install = [order["uv"], "pip", "install", "--quiet", "--no-index", "--no-deps"]
     install += ["--python", os.path.join(target, "bin", "python"), *wheels]
     for argv in ([*venv, target], install):
-        text = work.run(argv, "unpack", env, lock)
+        text = run(argv, "unpack", env, lock)
         if "No space left" in text:
             raise OSError(28, "No space left on device")
         if text:
             raise Problem("%s cannot be installed" % order["name"], text.splitlines()[-1], "")
 
 
-def compile_all(order: dict[str, Any], target: str, work: Work, lock: int) -> None:
+def compile_all(order: dict[str, Any], target: str, lock: int) -> None:
     """Write .pyc files, so that no import compiles again; tests of libraries are left out."""
     sources = []
     for folder, folders, files in os.walk(os.path.join(target, "lib")):
@@ -211,32 +218,36 @@ def compile_all(order: dict[str, Any], target: str, work: Work, lock: int) -> No
     chunks = [sources[at : at + CHUNK_FILES] for at in range(0, len(sources), CHUNK_FILES)]
     total = len(chunks)
     running: list[subprocess.Popen[bytes]] = []
-    while chunks or running:
-        while chunks and len(running) < order["cores"]:
-            lists = os.path.join(os.path.dirname(target), "list-%d" % len(chunks))
-            with open(lists, "w") as file:
-                file.write("\n".join(chunks.pop()))
-            child = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-m", "compileall", "-q", "-i", lists],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(lock,),
-            )
-            running.append(child)
-            work.children.append(child)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running[0].wait(TICK_S)
-        ended = [child for child in running if child.poll() is not None]
-        running = [child for child in running if child not in ended]
-        work.children = running[:]
-        say(phase="compile", done=total - len(chunks) - len(running), total=total)
+    with ended(running):
+        while chunks or running:
+            while chunks and len(running) < order["cores"]:
+                running.append(start_compiler(chunks.pop(), len(chunks), target, lock))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running[0].wait(TICK_S)
+            running[:] = [child for child in running if child.poll() is None]
+            say(phase="compile", done=total - len(chunks) - len(running), total=total)
+
+
+def start_compiler(
+    files: list[str], number: int, target: str, lock: int
+) -> subprocess.Popen[bytes]:
+    """Compile some files in a process of its own; what does not parse stays uncompiled."""
+    names = os.path.join(os.path.dirname(target), "compile-%d.txt" % number)
+    with open(names, "w") as file:
+        file.write("\n".join(files))
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-m", "compileall", "-q", "-i", names],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(lock,),
+    )
 
 
 def install(order: dict[str, Any]) -> None:
     """Build the environment unless it is there; say so at the end."""
-    work, folder, began = Work(), order["folder"], time.time()
-    work.watch()
+    folder, began = order["folder"], time.time()
+    watch_caller()
     with locked(folder) as lock:
         clear(folder)
         if os.path.isfile(os.path.join(folder, MARKER)):
@@ -245,11 +256,11 @@ def install(order: dict[str, Any]) -> None:
         check_host(order)
         check_wheels(order["wheels"])
         place, name = os.path.split(folder)
-        building = work.building = tempfile.mkdtemp(prefix=".building-%s-" % name, dir=place)
+        building = tempfile.mkdtemp(prefix=".building-%s-" % name, dir=place)
         try:
             target = os.path.join(building, "env")
-            unpack(order, building, work, lock)
-            compile_all(order, target, work, lock)
+            unpack(order, building, lock)
+            compile_all(order, target, lock)
             marker = {
                 "name": order["name"],
                 "lock": order["digest"],
@@ -264,7 +275,6 @@ def install(order: dict[str, Any]) -> None:
             os.rename(target, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-            work.building = ""
     say(done=True, built=True)
 
 
@@ -293,6 +303,8 @@ def main() -> int:
     order = json.loads(line.decode())
     try:
         verbs[sys.argv[1]](order)
+    except Gone:
+        return 3
     except Problem as problem:
         what, why, todo = problem.args
         say(problem={"what": what, "why": why, "todo": todo})

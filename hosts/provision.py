@@ -144,7 +144,9 @@ def _copy(
     """Copy to the host what it lacks; nothing on the machine that collected the wheels."""
     sizes = {target: source.stat().st_size for target, source in files.items()}
     order = {"files": sizes, "place": str(place)}
-    (answer,) = _talk(transport, python, script, "missing", order)
+    answer = next(iter(list(_talk(transport, python, script, "missing", order))), None)
+    if answer is None:
+        raise _no_python(transport, python)
     total, done = sum(sizes[target] for target in answer["missing"]), 0
     if total > answer["free"]:
         raise ProvisionError(
@@ -162,7 +164,10 @@ def _talk(
     transport: Transport, python: str, script: str, verb: str, order: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Run the installer on the host and hand on what it says; its problem is raised here."""
-    channel: Channel = transport.start([python, "-I", "-S", script, verb])
+    try:
+        channel: Channel = transport.start([python, "-I", "-S", script, verb])
+    except HostProblem:
+        raise _no_python(transport, python) from None
     try:
         channel.write(json.dumps(order).encode() + b"\n")
         for raw in channel.lines():
@@ -176,3 +181,11 @@ def _talk(
         raise HostProblem(transport.host, "the installer said something unreadable") from None
     finally:
         channel.close()
+
+
+def _no_python(transport: Transport, python: str) -> ProvisionError:
+    return ProvisionError(
+        f"{transport.host}: {python} does not run there",
+        "the environments need CPython 3.11 on every host",
+        "install it (Debian 12: apt-get install python3), or name one in the inventory",
+    )

@@ -214,8 +214,8 @@ def _run_pip(argv: list[str], folder: Path, said: Callable[[str, float], None]) 
                     kept.append(line)
                     if line.startswith(("Collecting ", "Processing ")):
                         begun, part = begun + 1, 0.0
-                    elif line.startswith("Building wheel"):
-                        phase = "build " + line.split(":")[0].split()[-1].strip("(") or phase
+                    elif building := re.match(r"Building wheel for (\S+)", line):
+                        phase, part = f"build {building[1]}", 0.0
             said(phase, max(begun - 1, 0) + part)
         return None if process.wait() == 0 else "\n".join(kept)
     finally:
@@ -252,7 +252,7 @@ def _pip_problem(output: str, group: list[Package], home: Path) -> ProvisionErro
     if "No space left on device" in output:
         return _os_problem(home / "wheels", OSError(28, "No space left on device"))
     if "DO NOT MATCH THE HASHES" in output:
-        bad = re.search(r"HASHES.*\n\s+(\S+) from (\S+?)(?:#\S*)? ", output)
+        bad = re.search(r"HASHES.*\n\s*(\S+) from (\S+?)(?:#\S*)? ", output)
         return ProvisionError(
             f"{bad[1] if bad else 'a package'} has another hash than the lock says",
             f"it came from {bad[2]}" if bad else "",
