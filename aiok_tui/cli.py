@@ -92,7 +92,9 @@ def plan(recipe: RecipeName, set: Set = None, json: Json = False, verify: Verify
 def run(
     recipe: RecipeName,
     set: Set = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait for the end.")
+    ] = False,
     json: Json = False,
     folder: Annotated[Path | None, typer.Option(help="A run folder of your own.")] = None,
     verify: Verify = False,
@@ -158,7 +160,9 @@ def stop(
 @app.command()
 def resume(
     run: Run,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait for the end.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Go on with a stopped, failed or lost run."""
@@ -367,7 +371,7 @@ def main(argv: list[str] | None = None) -> Any:
     except BrokenPipeError:
         sys.stderr.close()
         return _leave(141)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the border: a person reads one clear text
         from aiok_tui.output import tell_error
 
         return _leave(tell_error(error))

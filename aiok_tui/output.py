@@ -53,7 +53,9 @@ def tell_error(error: Exception) -> int:
         place = f"\n  log: {log}"
     except OSError:
         pass
-    words(f"aiok: {type(error).__name__}: {error}\n  why: aiok met an error it does not know{place}")
+    words(
+        f"aiok: {type(error).__name__}: {error}\n  why: aiok met an error it does not know{place}"
+    )
     return int(ExitCode.FAILED)
 
 
@@ -176,8 +178,7 @@ class _Narrator:
         words(text)
 
     def _run_created(self, event: ev.RunCreated) -> None:
-        self._line(f"run {event.run}   (aiok show {event.run}; the run goes on without this terminal"
-                   " if started with --detach)")  # fmt: skip
+        self._line(f"run {event.run}   (aiok show {event.run})")
 
     def _run_started(self, event: ev.RunStarted) -> None:
         if event.attempt > 1:
@@ -235,7 +236,11 @@ def progress_text(step: StepState, now: float) -> str:
     """phase 45 % (450,000 of 1,000,000 rows), 12 s left."""
     fraction, left = step.fraction, step.eta_s(now)
     amount = f" ({step.done:,.0f} of {step.total:,.0f} {step.unit})" if step.unit else ""
-    part = f" {100 * fraction:.0f} %{amount}" if fraction is not None else f" {step.done:,.0f} {step.unit}"
+    part = (
+        f" {100 * fraction:.0f} %{amount}"
+        if fraction is not None
+        else f" {step.done:,.0f} {step.unit}"
+    )
     return f"{step.phase}{part}" + (f", {duration(left)} left" if left is not None else "")
 
 
@@ -257,8 +262,10 @@ def headline(step: StepState) -> str:
             f"{found['rows_per_second']:,.0f} rows/s, best valid AUC "
             f"{found['best']['valid']['auc']:.4f}, {found['stop_reason']}"
         ),
-        "evaluate": lambda: f"test AUC {found['auc']:.4f}"
-        + (f" (ceiling {found['ceiling_auc']:.4f})" if found.get("ceiling_auc") else ""),
+        "evaluate": lambda: (
+            f"test AUC {found['auc']:.4f}"
+            + (f" (ceiling {found['ceiling_auc']:.4f})" if found.get("ceiling_auc") else "")
+        ),
         "optimize": lambda: (
             f"{found['rows_per_second']:,.0f} rows/s, {found['speedup']:.2f}x the eager model, "
             f"AUC drop {found['auc_drop']:.6f}"
@@ -317,7 +324,9 @@ def print_started(run: str, as_json: bool) -> None:
 
 def print_stopped(run: str, stopped: bool) -> None:
     """What `stop` prints."""
-    words(f"{run} was asked to end; aiok resume {run} goes on" if stopped else f"{run} does not run")
+    words(
+        f"{run} was asked to end; aiok resume {run} goes on" if stopped else f"{run} does not run"
+    )
 
 
 def print_plan(plan: api.Plan, as_json: bool) -> None:
@@ -536,18 +545,19 @@ class ProgressPrinter(JobListener):
 
 def progress_line(name: str) -> Callable[[str, float, float], None]:
     """A callback that rewrites one line on a terminal and says little elsewhere."""
-    live, last = sys.stderr.isatty(), {"phase": "", "t": 0.0}
+    live, told, last = sys.stderr.isatty(), 0.0, ""
 
     def show(phase: str, done: float, total: float) -> None:
+        nonlocal told, last
         whole = total > 0 and done >= total
-        if time.monotonic() - float(last["t"]) < 0.2 and not whole:
+        if time.monotonic() - told < 0.2 and not whole:
             return
         part = f" {100 * done / total:.0f} %" if total > 0 else ""
         if live:
             sys.stderr.write(f"\r\x1b[K{name} {phase}{part}"[:110] + ("\r\x1b[K" if whole else ""))
             sys.stderr.flush()
-        elif phase != last["phase"]:
+        elif phase != last:
             words(f"{name} {phase}".strip())
-        last.update(phase=phase, t=time.monotonic())
+        last, told = phase, time.monotonic()
 
     return show

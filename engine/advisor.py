@@ -59,7 +59,9 @@ def _etl(job: Job) -> list[Value]:
     if etl.engine != "auto":
         if etl.engine == "spark" and etl.address is None:
             address = f"local[{len(job.facts.cores)}]"
-            return [Value("etl.address", address, "advisor", "no cluster named: Spark on this host")]
+            return [
+                Value("etl.address", address, "advisor", "no cluster named: Spark on this host")
+            ]
         return []
     if etl.address:
         return [Value("etl.engine", "spark", "advisor", f"an address is given: {etl.address}")]
@@ -126,7 +128,9 @@ def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
         if key in advised:
             chosen = advised[key]
             found.append(
-                PlannedValue(key=key, value=chosen.value, origin=chosen.origin, reason=chosen.reason)
+                PlannedValue(
+                    key=key, value=chosen.value, origin=chosen.origin, reason=chosen.reason
+                )
             )
         else:
             found.append(PlannedValue(key=key, value=value, origin=origin))
@@ -191,7 +195,11 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
     if generate:
         made = {**generate.model_dump(), "split": split}
         add("data", "generate", f"make {generate.rows:,} rows of {spec.title} data", (), made)
-    own: dict[str, Any] = {"dataset": dataset, "split": split, "settings": _subset(settings, only_etl)}
+    own: dict[str, Any] = {
+        "dataset": dataset,
+        "split": split,
+        "settings": _subset(settings, only_etl),
+    }
     first = ("data",) if generate else ()
     add("etl", "etl", f"prepare data on {_engine_name(values)}", first, own,
         [f"{f.size}:{f.mtime_ns}:{f.digest}" for f in job.files])  # fmt: skip
@@ -268,5 +276,3 @@ def refuse(plan: Plan) -> None:
     """EnvironmentProblem with all obstacles of a plan, if it has any."""
     if plan.problems:
         raise EnvironmentProblem("\n".join(plan.problems))
-
-

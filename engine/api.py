@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,7 @@ def host_facts(place: Path | None = None) -> HostFacts:
         raise HostError(f"{problem.host}: {problem.what}", todo=problem.todo) from None
 
 
-def plan(
-    recipe_name: str, overrides: Sequence[str] = (), *, verify: bool = False
-) -> Plan:
+def plan(recipe_name: str, overrides: Sequence[str] = (), *, verify: bool = False) -> Plan:
     """The finished recipe as steps; nothing is written, `problems` says what stands against it."""
     return _plan(recipe.find(recipe_name), overrides, verify)
 
@@ -238,7 +236,9 @@ def _own_folder(folder: Path) -> RunFolder:
         link.symlink_to(path)
     except FileExistsError:
         if link.resolve() != path.resolve():
-            raise InputError(f"there is already a run named {name}", todo="name the folder otherwise") from None
+            raise InputError(
+                f"there is already a run named {name}", todo="name the folder otherwise"
+            ) from None
     return RunFolder(link)
 
 
@@ -416,9 +416,7 @@ class Follower:
     def _poll_samples(self) -> bool:
         fresh = False
         for path in sorted((self._folder.path / "telemetry").glob("*.jsonl")):
-            lines, self._sample_offsets[path] = read_lines(
-                path, self._sample_offsets.get(path, 0)
-            )
+            lines, self._sample_offsets[path] = read_lines(path, self._sample_offsets.get(path, 0))
             for line in lines:
                 with contextlib.suppress(ValueError):
                     self.samples.append(json.loads(line))
@@ -438,7 +436,9 @@ def report(run: str) -> Path:
     """The HTML report of a run; InputError when there is none yet."""
     path = open_run_folder(run).report
     if not path.is_file():
-        raise InputError(f"{run} has no report yet", todo=f"it is the run's last step: aiok show {run}")
+        raise InputError(
+            f"{run} has no report yet", todo=f"it is the run's last step: aiok show {run}"
+        )
     return path
 
 
@@ -451,5 +451,3 @@ def wait_for_end(run: str, limit_s: float) -> RunState:
             return now
         time.sleep(0.1)
     raise AiokError(f"{run} did not end within {limit_s:g} s")
-
-

@@ -51,7 +51,8 @@ def parse_columns(text: str | None) -> dict[str, Any] | None:
         key = key.strip()
         if not equals or key not in Columns.model_fields:
             raise InputError(
-                f"--columns: {part!r} is not KEY=NAMES", todo=nearest(key, list(Columns.model_fields))
+                f"--columns: {part!r} is not KEY=NAMES",
+                todo=nearest(key, list(Columns.model_fields)),
             )
         many = key in ("numeric", "categorical")
         found[key] = [v.strip() for v in value.split("+") if v.strip()] if many else value.strip()
@@ -97,7 +98,9 @@ def _run(worker: str, model: str, spec: Mapping[str, Any], listener: JobListener
             Launch(
                 job=job,
                 argv=[
-                    f"{environment_folder(entry.environment)}/bin/python", "-m", entry.module,
+                    f"{environment_folder(entry.environment)}/bin/python",
+                    "-m",
+                    entry.module,
                     str(spec_file),
                 ],  # fmt: skip
                 env={
@@ -116,9 +119,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def make(
-    model: str, rows: int, seed: int, output: Path, listener: JobListener
-) -> dict[str, Any]:
+def make(model: str, rows: int, seed: int, output: Path, listener: JobListener) -> dict[str, Any]:
     """Make data in a model's public format in a new folder; it appears whole or not at all."""
     if model not in catalog.names():
         raise InputError(f"there is no model {model}", todo=nearest(model, catalog.names()))
@@ -143,9 +144,7 @@ def make(
     return result
 
 
-def profile(
-    path: str, format: str, columns: str | None, listener: JobListener
-) -> dict[str, Any]:
+def profile(path: str, format: str, columns: str | None, listener: JobListener) -> dict[str, Any]:
     """Count and describe every column."""
     scratch = make_folder(home() / "work" / f"profile-{os.getpid()}")
     spec = {

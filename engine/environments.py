@@ -71,9 +71,7 @@ def install_environment(
     try:
         if provision.is_installed(transport, folder):
             return False
-        wheels = provision.collect_wheels(
-            lock, home(), sources, accept_large_torch, report
-        )
+        wheels = provision.collect_wheels(lock, home(), sources, accept_large_torch, report)
         provision.install(transport, lock, wheels, folder, provision.local_python(), report)
     except provision.ProvisionError as error:
         raise EnvironmentProblem(error.what, why=error.why, todo=error.todo) from None
@@ -104,7 +102,7 @@ def _size(folder: Path) -> int:
 def remove_environment(name: str) -> bool:
     """Delete an environment and its older versions; False when there was none."""
     folder = environment_folder(name)
-    found = [p for p in folder.parent.glob(f"{name}-*")] if folder.parent.is_dir() else []
+    found = list(folder.parent.glob(f"{name}-*")) if folder.parent.is_dir() else []
     for path in found:
         shutil.rmtree(path, ignore_errors=True)
     return bool(found)

@@ -40,7 +40,8 @@ def data_files(path: Path) -> list[Path]:
     )  # fmt: skip
     if not files:
         raise InputError(
-            f"{path} holds no data files", todo=f"expected files ending in {' '.join(DATA_SUFFIXES)}"
+            f"{path} holds no data files",
+            todo=f"expected files ending in {' '.join(DATA_SUFFIXES)}",
         )
     return files
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from engine.errors import InputError
 from engine.store import (
+    RunFolder,
     cache_folder,
     home,
     is_locked,
     open_run_folder,
     remove_tree,
     run_folders,
-    RunFolder,
 )
 
 

@@ -298,7 +298,7 @@ def load(
 ) -> tuple[Recipe, dict[str, str]]:
     """Merge the layers, check all of it; returns the recipe and the origin of each dotted key."""
     data = _copy(source.data)
-    origins = {key: "recipe" for key in flatten(data)}
+    origins = dict.fromkeys(flatten(data), "recipe")
     for key, text in from_environment(os.environ if environ is None else environ).items():
         put(data, key, _plain(text))
         origins[key] = "AIOK_" + key.upper().replace(".", "__")
@@ -325,9 +325,7 @@ def refuse(source: Source, problems: Sequence[str]) -> InputError:
     return InputError("\n".join([head, *(f"  - {problem}" for problem in problems)]))
 
 
-def _sentences(
-    source: Source, origins: Mapping[str, str], error: ValidationError
-) -> list[str]:
+def _sentences(source: Source, origins: Mapping[str, str], error: ValidationError) -> list[str]:
     """One sentence for each bad key; a union's members are told as one choice."""
     by_key: dict[str, list[str]] = {}
     for item in error.errors():

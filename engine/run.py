@@ -108,7 +108,7 @@ class RunProcess:
                 status, code = "failed", ExitCode.ENVIRONMENT
                 self._tell_failure(step, _disk_error(error))
                 break
-            except Exception as error:  # the border of the process: told, logged, never lost
+            except Exception as error:  # noqa: BLE001 - the border of the process: told, logged, never lost
                 traceback.print_exc()
                 status, code = "failed", ExitCode.FAILED
                 told = AiokError(
@@ -128,7 +128,7 @@ class RunProcess:
         )  # fmt: skip
 
     def _sweep_earlier_attempts(self) -> None:
-        """A killed run process leaves jobs until their grace ends: end them now, never twice run."""
+        """What a killed run process left is ended now, so that nothing ever runs twice."""
         for folder in jobs_folder().glob(f"{self.folder.id}.*"):
             if folder.is_dir():
                 sweep_job(
@@ -155,12 +155,12 @@ class RunProcess:
             return
         if step.identity:
             with self._building(step) as building:
-                if building is None:
-                    return self._do(step)
-                self._execute(step, building)
+                if building is not None:
+                    self._execute(step, building)
+            if building is None:
+                self._do(step)
         else:
             self._execute(step, make_folder(self.folder.artifacts(step.id)))
-        return None
 
     @contextlib.contextmanager
     def _building(self, step: Step) -> Any:

@@ -88,10 +88,11 @@ class _Outcome:
                     self.done.add(rank)
                 elif isinstance(message, messages.Result):
                     self.result = message.values
-                elif isinstance(message, messages.Problem):
+                elif isinstance(message, messages.Problem) and (
                     # A rank that lost its peers also complains; the first one knows the cause.
-                    if self.problem is None or message.bad_input:
-                        self.problem = message
+                    self.problem is None or message.bad_input
+                ):
+                    self.problem = message
                 listener.message(message, rank)
 
 

@@ -26,7 +26,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any, Dict, IO, Iterator, List, Optional, Tuple  # noqa: UP035 - Python 3.8
+from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 
 TAG = "AIOK_JOB"
 KILL_AFTER_S = 3.0
@@ -514,7 +514,7 @@ def numa_nodes(cores):  # type: (List[int]) -> List[List[int]]
 
 
 def parse_cpu_list(text):  # type: (str) -> List[int]
-    """"0-3,8" -> [0, 1, 2, 3, 8]."""
+    """ "0-3,8" -> [0, 1, 2, 3, 8]."""
     found = []  # type: List[int]
     for part in text.strip().split(","):
         first, _, last = part.partition("-")

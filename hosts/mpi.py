@@ -37,9 +37,7 @@ def plan_layout(facts: HostFacts, ranks: int) -> Layout:
     )
 
 
-def launch(
-    prefix: str, layout: Layout, argv: Sequence[str]
-) -> tuple[list[str], dict[str, str]]:
+def launch(prefix: str, layout: Layout, argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The argv and the environment that start `argv` as ranks on this host.
 
     `prefix` is the worker environment; its bin folder must be on PATH (mpirun is a script that

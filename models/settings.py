@@ -120,9 +120,7 @@ def _parse_widths(setting: Setting, raw: Any) -> tuple[int, ...]:
     try:
         return tuple(_parse_int(setting, part) for part in parts)
     except ValueError:
-        raise ValueError(
-            f"{setting.name} must be widths like 512-256-64, not {raw!r}"
-        ) from None
+        raise ValueError(f"{setting.name} must be widths like 512-256-64, not {raw!r}") from None
 
 
 _PARSERS: Mapping[Kind, Callable[[Setting, Any], Value]] = {

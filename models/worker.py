@@ -95,7 +95,7 @@ def run(work: Work, argv: list[str] | None = None) -> int:
     except WorkFailed as problem:
         messenger.send(Problem(what=problem.what, why=problem.why, todo=problem.todo))
         return FAILED
-    except BaseException as error:  # the border: nothing may leave without a message
+    except BaseException as error:  # noqa: BLE001 - the border: nothing may leave without a message
         traceback.print_exc()
         text = str(error).strip().splitlines()
         messenger.send(

@@ -1,4 +1,4 @@
-"""Whole runs: a home with installed environments, the command line, and a search for left processes."""
+"""Whole runs: homes with installed environments, the command line, the search for leftovers."""
 
 from __future__ import annotations
 
@@ -79,9 +79,7 @@ def environments() -> None:
 
 
 @pytest.fixture
-def home(
-    environments: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Home]:
+def home(environments: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """An empty home; whatever a test leaves running is ended."""
     made = new_home(tmp_path / "home")
     monkeypatch.setenv("AIOK_HOME", str(made.path))

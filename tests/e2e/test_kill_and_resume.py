@@ -26,9 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def baseline(
-    environments: None, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[int], Home]:
+def baseline(environments: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Home]:
     """An undisturbed run of `tiny` with that many ranks, in a home of its own."""
 
     @cache
@@ -80,9 +78,7 @@ def saved(event: ev.Event) -> bool:
 
 
 @pytest.mark.parametrize("moment", [progressed, saved], ids=["before", "after"])
-@pytest.mark.parametrize(
-    ("who", "ranks"), [("runner", 1), ("rank", 1), ("rank", 2), ("mpirun", 2)]
-)
+@pytest.mark.parametrize(("who", "ranks"), [("runner", 1), ("rank", 1), ("rank", 2), ("mpirun", 2)])
 def test_training_killed_and_resumed(
     who: str,
     ranks: int,

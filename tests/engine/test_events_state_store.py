@@ -35,7 +35,9 @@ def history() -> list[ev.Event]:
         ev.StepStarted(t=8, step="train", identity="train-a"),
         ev.Measured(t=9, step="train", name="auc", value=0.7, split="valid", rows=10, step_count=1),
         ev.CheckpointSaved(t=10, step="train", step_count=1),
-        ev.Measured(t=11, step="train", name="auc", value=0.8, split="valid", rows=20, step_count=2),
+        ev.Measured(
+            t=11, step="train", name="auc", value=0.8, split="valid", rows=20, step_count=2
+        ),
     ]
 
 
@@ -57,7 +59,9 @@ def test_eta_is_the_pace_of_the_phase() -> None:
 
 
 def test_a_resumed_step_measures_again_without_doubling_the_curve() -> None:
-    again = ev.Measured(t=20, step="train", name="auc", value=0.75, split="valid", rows=20, step_count=2)
+    again = ev.Measured(
+        t=20, step="train", name="auc", value=0.75, split="valid", rows=20, step_count=2
+    )
     state = fold([*history(), ev.RunStarted(t=19, pid=11, attempt=2), again])
     assert [p.step for p in state.curves["auc", "valid"]] == [1, 2]
     assert state.curves["auc", "valid"][-1].value == 0.75
