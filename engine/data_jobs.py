@@ -90,19 +90,15 @@ def _run(worker: str, model: str, spec: Mapping[str, Any], listener: JobListener
     job = f"{worker}-{os.getpid()}-{time.time_ns()}"
     scratch = make_folder(home() / "work" / job)
     spec_file = write_spec(scratch / "spec.json", spec)
-    cores = str(len(os.sched_getaffinity(0)))
+    cores = str(_cores())
+    prefix = environment_folder(entry.environment)
     try:
         return run_worker(
             transport,
             code / "agent.py",
             Launch(
                 job=job,
-                argv=[
-                    f"{environment_folder(entry.environment)}/bin/python",
-                    "-m",
-                    entry.module,
-                    str(spec_file),
-                ],  # fmt: skip
+                argv=[f"{prefix}/bin/python", "-m", entry.module, str(spec_file)],
                 env={
                     "PYTHONPATH": str(code),
                     "PYTHONDONTWRITEBYTECODE": "1",

@@ -93,7 +93,8 @@ def test_silence_ends_the_job_within_its_grace(jobs: Callable[..., Job]) -> None
 
 
 def test_stop_signals_the_ranks_and_not_their_launcher(jobs: Callable[..., Job]) -> None:
-    rank = "env PMI_RANK=0 sh -c 'trap \"echo rank saved; exit 4\" TERM; echo up; while :; do sleep 0.05; done'"
+    loop = "while :; do sleep 0.05; done"
+    rank = f"env PMI_RANK=0 sh -c 'trap \"echo rank saved; exit 4\" TERM; echo up; {loop}'"
     job = jobs(f"trap 'echo launcher hit' TERM; {rank}; echo launcher saw $?")
     follow(job, lambda f: f.kind == "output" and "up" in f.data)
     job.stop()
