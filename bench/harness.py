@@ -1,0 +1,181 @@
+"""Run one benchmark and keep its result: `python -m bench.harness NAME` (scripts/bench NAME).
+
+A benchmark is bench/NAME.py with a docstring (its first line is the title), ENVIRONMENTS (the
+first is where it runs, the others are installed for its workers; "app" = the app's own) and
+`measure()`, which returns rows of {name, value, unit} and, where they apply, {baseline, ratio,
+goal, met, data, command, spread}. `met` is None where the spread is larger than the effect: then
+nobody may judge. This file adds machine, versions and date, and writes bench/results/NAME.json.
+"""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+KEYS = ("name", "value", "unit", "baseline", "ratio", "goal", "met", "data", "command")
+LIBRARIES = (
+    *("torch", "numpy", "pyarrow", "pysail", "pyspark", "pyspark-client", "openvino", "impi-rt"),
+    *("scikit-learn", "polars", "duckdb", "pandas", "textual", "typer"),
+)
+INSIDE = "AIOK_BENCH_INSIDE"
+
+
+def python_of(environment: str) -> str:
+    """The Python of an environment the benchmark has named in ENVIRONMENTS."""
+    return os.environ[f"AIOK_BENCH_PYTHON_{environment.upper()}"]
+
+
+def judge(effect: float, goal: float, spread: float) -> bool | None:
+    """Whether effect >= goal; None when their distance is smaller than the spread of the runs."""
+    return None if abs(effect - goal) < spread else effect >= goal
+
+
+def spread(values: list[float]) -> float:
+    """Half the distance between the quartiles around the median: how far repeated runs differ."""
+    middle = median(values)
+    return median(abs(value - middle) for value in values)
+
+
+def names() -> list[str]:
+    """The benchmarks there are."""
+    return sorted(
+        path.stem for path in (ROOT / "bench").glob("*.py") if "ENVIRONMENTS" in _constants(path)
+    )
+
+
+def _constants(path: Path) -> dict[str, Any]:
+    """The literal constants of a module, without importing it; its docstring as __doc__."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = {"__doc__": (ast.get_docstring(tree) or "").partition("\n")[0]}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    fields: dict[str, str] = {}
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        fields[key.strip()] = value.strip()
+    flags = fields.get("flags", "").split()
+    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": fields.get("model name", platform.machine()),
+        "cores": len(os.sched_getaffinity(0)),
+        "isa": [flag for flag in wanted if flag in flags],
+        "memory_gib": round(memory, 1),
+        "load1": round(os.getloadavg()[0], 2),
+        "kernel": platform.release(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries of this environment."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def complete(row: dict[str, Any], name: str, about: dict[str, Any]) -> dict[str, Any]:
+    """A row with every key; ValueError names one that is missing or unknown."""
+    if missing := {"name", "value", "unit"} - set(row):
+        raise ValueError(f"bench {name}: a row lacks {', '.join(sorted(missing))}")
+    if unknown := set(row) - {*KEYS, "spread", "note"}:
+        raise ValueError(f"bench {name}: unknown keys {', '.join(sorted(unknown))}")
+    filled = {**dict.fromkeys(KEYS), **about, **row}
+    return {**{key: filled[key] for key in KEYS}, **filled}
+
+
+def inside(name: str) -> None:
+    """Measure, in the benchmark's own environment, and write the result."""
+    before = machine()
+    rows = importlib.import_module(f"bench.{name}").measure()
+    about = {
+        "command": f"scripts/bench {name}",
+        "machine": before,
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    done = [complete(row, name, about) for row in rows]
+    RESULTS.mkdir(exist_ok=True)
+    scratch = RESULTS / f".{name}.json"
+    scratch.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(RESULTS / f"{name}.json")
+    for row in done:
+        word = {True: "met", False: "NOT met", None: "not judged"}[row["met"]]
+        goal = f"  goal {row['goal']}: {word}" if row["goal"] is not None else ""
+        print(f"{row['name']:40} {row['value']} {row['unit']}{goal}")
+
+
+def pythons(environments: tuple[str, ...]) -> dict[str, str]:
+    """Install what a benchmark needs; the Python of each environment."""
+    from engine.environments import environment_folder, install_environment
+    from hosts.local import LocalTransport
+
+    found = {}
+    for environment in environments:
+        if environment == "app":
+            found[environment] = sys.executable
+            continue
+        last = ""
+
+        def show(phase: str, done: float, total: float, *, name: str = environment) -> None:
+            nonlocal last
+            if phase != last:
+                last = phase
+                print(f"environment {name}: {phase}", file=sys.stderr, flush=True)
+
+        install_environment(environment, LocalTransport(), show)
+        found[environment] = str(environment_folder(environment) / "bin" / "python")
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """List the benchmarks, or run one in its environment."""
+    if os.environ.get(INSIDE):
+        inside(arguments[0])
+        return 0
+    if not arguments or arguments[0] not in names():
+        for name in names():
+            print(f"{name:16} {_constants(ROOT / 'bench' / f'{name}.py')['__doc__']}")
+        return 0 if not arguments else 2
+    name = arguments[0]
+    constants = _constants(ROOT / "bench" / f"{name}.py")
+    found = pythons(tuple(constants["ENVIRONMENTS"]))
+    shown = {f"AIOK_BENCH_PYTHON_{key.upper()}": value for key, value in found.items()}
+    python = found[constants["ENVIRONMENTS"][0]]
+    argv = [python, "-P", "-m", "bench.harness", *arguments]
+    environ = {**os.environ, **shown, INSIDE: "1", "PYTHONPATH": str(ROOT)}
+    # mpirun and the tools of an environment are found beside its Python
+    environ["PATH"] = f"{Path(python).parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
+    code = subprocess.run(argv, env=environ, cwd=ROOT, check=False).returncode
+    if code:
+        print(f"bench {name} failed (exit {code}): {shlex.join(argv)}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

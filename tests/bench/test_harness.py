@@ -1,0 +1,65 @@
+"""The bench harness: rows are complete, nobody judges within the noise."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import harness
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@given(numbers, numbers, st.floats(0, 1e6))
+def test_a_goal_is_judged_only_beyond_the_spread(effect: float, goal: float, noise: float) -> None:
+    verdict = harness.judge(effect, goal, noise)
+    assert (verdict is None) == (abs(effect - goal) < noise)
+    assert verdict in (None, effect >= goal)
+
+
+def test_spread_of_equal_runs_is_nothing() -> None:
+    assert harness.spread([3.0, 3.0, 3.0]) == 0.0
+    assert harness.spread([1.0, 2.0, 9.0]) == 1.0
+
+
+def test_rows_must_be_whole_and_known() -> None:
+    about = {"command": "scripts/bench x", "machine": {}, "versions": {}, "date": "today"}
+    row = harness.complete({"name": "a", "value": 1, "unit": "s"}, "x", about)
+    assert set(harness.KEYS) < set(row)
+    assert row["met"] is None
+    assert row["command"] == "scripts/bench x"
+    with pytest.raises(ValueError, match="lacks unit"):
+        harness.complete({"name": "a", "value": 1}, "x", about)
+    with pytest.raises(ValueError, match="unknown keys speed"):
+        harness.complete({"name": "a", "value": 1, "unit": "s", "speed": 2}, "x", about)
+
+
+def test_a_benchmark_runs_in_its_environment_and_leaves_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bench").mkdir()
+    source = Path(harness.__file__).read_text()
+    (tmp_path / "bench" / "harness.py").write_text(source)
+    (tmp_path / "bench" / "nothing.py").write_text(
+        '"""Nothing at all.\n\nMore.\n"""\n\nENVIRONMENTS = ("app",)\n\n\n'
+        "def measure():\n"
+        "    import bench.harness as h\n"
+        '    return [{"name": h.python_of("app"), "value": 1, "unit": "s", "goal": 0, "met": True}]\n'
+    )
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    assert harness.names() == ["nothing"]
+    assert harness.main([]) == 0
+    assert "Nothing at all." in capfd.readouterr().out
+    assert harness.main(["absent"]) == 2
+    assert harness.main(["nothing"]) == 0
+    assert "goal 0: met" in capfd.readouterr().out
+    (row,) = json.loads((tmp_path / "bench" / "results" / "nothing.json").read_text())
+    assert row["name"] == sys.executable
+    assert row["machine"]["cores"] >= 1
+    assert row["versions"]["python"].startswith("3.11.")
+    assert row["command"] == "scripts/bench nothing"
