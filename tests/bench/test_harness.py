@@ -48,8 +48,9 @@ def test_a_benchmark_runs_in_its_environment_and_leaves_one_file(
     (tmp_path / "bench" / "nothing.py").write_text(
         '"""Nothing at all.\n\nMore.\n"""\n\nENVIRONMENTS = ("app",)\n\n\n'
         "def measure():\n"
-        "    import bench.harness as h\n"
-        '    return [{"name": h.python_of("app"), "value": 1, "unit": "s", "goal": 0, "met": True}]\n'
+        "    from bench import harness\n"
+        '    row = {"name": harness.python_of("app"), "value": 1, "unit": "s", "goal": 0}\n'
+        '    return [row | {"met": True}]\n'
     )
     monkeypatch.setattr(harness, "ROOT", tmp_path)
     assert harness.names() == ["nothing"]
