@@ -103,11 +103,13 @@ def run(
     from aiok_tui import output
     from engine import api
 
-    run_id = api.start(recipe, set or [], folder=folder, verify=verify)
+    def start() -> str:
+        return api.start(recipe, set or [], folder=folder, verify=verify)
+
     if detach:
-        output.print_started(run_id, json)
+        output.print_started(start(), json)
     else:
-        raise typer.Exit(output.follow_to_end(run_id, json))
+        raise typer.Exit(output.run_to_end(start, json))
 
 
 @app.command()
@@ -130,7 +132,7 @@ def show(
     from engine import api
 
     if follow:
-        raise typer.Exit(output.follow_to_end(run, json, stop_on_interrupt=False))
+        raise typer.Exit(output.follow_to_end(run, json))
     output.print_state(api.state(run), json)
 
 
@@ -170,11 +172,10 @@ def resume(
     from engine import api
 
     seen = api.journal_size(run)
-    api.resume(run)
     if detach:
-        output.print_started(run, json)
+        output.print_started(api.resume(run), json)
     else:
-        raise typer.Exit(output.follow_to_end(run, json, offset=seen))
+        raise typer.Exit(output.run_to_end(lambda: api.resume(run), json, offset=seen))
 
 
 @app.command()

@@ -101,30 +101,41 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
 
 
 class _Interrupts:
-    """Ctrl+C while following: first a good end of the run, then a quick one."""
+    """Ctrl+C while following one's own run: first a good end of it, then a quick one."""
 
-    def __init__(self, run: str, stop_run: bool) -> None:
-        self.run, self.stop_run, self.count = run, stop_run, 0
+    def __init__(self) -> None:
+        self.run, self.count = "", 0
 
     def install(self) -> None:
+        """Take over SIGINT and SIGTERM, before the run exists: none may be lost."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, *_: object) -> None:
         self.count += 1
-        if not self.stop_run:
-            raise KeyboardInterrupt
+        if self.run:
+            self.pass_on()
+
+    def pass_on(self) -> None:
+        """Ask the run to end."""
         api.stop(self.run, kill=self.count > 1)
         words("stopping after a checkpoint; once more ends it at once"
               if self.count == 1 else "ending it now")  # fmt: skip
 
 
-def follow_to_end(
-    run: str, as_json: bool, *, stop_on_interrupt: bool = True, offset: int = 0
-) -> int:
-    """Print a run's events until it ends; returns its exit code (130 after Ctrl+C)."""
-    interrupts = _Interrupts(run, stop_on_interrupt)
+def run_to_end(start: Callable[[], str], as_json: bool, offset: int = 0) -> int:
+    """Start a run and follow it; Ctrl+C stops it. Returns its exit code, 130 after Ctrl+C."""
+    interrupts = _Interrupts()
     interrupts.install()
+    interrupts.run = start()
+    if interrupts.count:
+        interrupts.pass_on()
+    code = follow_to_end(interrupts.run, as_json, offset)
+    return int(ExitCode.INTERRUPTED) if interrupts.count and code != 0 else code
+
+
+def follow_to_end(run: str, as_json: bool, offset: int = 0) -> int:
+    """Print a run's events until it ends; returns its exit code."""
     narrator = _Narrator(run, as_json)
     earlier, offset = api.events_before(run, offset) if offset else ([], 0)
     fold(earlier, narrator.state)
@@ -147,8 +158,7 @@ def follow_to_end(
         return int(ExitCode.FAILED)
     if not as_json:
         print_headline(final)
-    code = final.exit_code if final.exit_code is not None else int(ExitCode.FAILED)
-    return int(ExitCode.INTERRUPTED) if interrupts.count and code != 0 else code
+    return final.exit_code if final.exit_code is not None else int(ExitCode.FAILED)
 
 
 class _Narrator:
