@@ -1,0 +1,152 @@
+"""Opens Spark: the embedded engine (Sail, no Java) or Apache Spark at an address.
+
+Both are spoken to by the same PySpark DataFrame API; what differs stays in this file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.worker import InputProblem
+
+ENGINES = ("sail", "spark")
+JAVA_VERSIONS = (17, 21)
+
+
+@dataclass
+class Session:
+    """An open engine. `spread` says how many tasks to cut n pieces of work into."""
+
+    spark: Any
+    engine: str
+    cores: int
+    spread: Callable[[int], int]
+
+
+@contextmanager
+def open_session(
+    engine: str, address: str | None, cores: int, memory_gib: float, work: Path
+) -> Iterator[Session]:
+    """An engine for the length of a with block; InputProblem says what it lacks."""
+    if engine not in ENGINES:
+        raise InputProblem(f"engine is {engine!r}, expected sail or spark")
+    if engine == "sail":
+        with _sail(cores) as spark:
+            # every task is a thread of this process: more of them than cores only costs memory
+            yield Session(spark, engine, cores, lambda pieces: max(1, min(pieces, cores)))
+    else:
+        with _spark(address or f"local[{cores}]", cores, memory_gib, work) as spark:
+            yield Session(spark, engine, cores, lambda pieces: max(1, pieces))
+
+
+@contextmanager
+def _sail(cores: int) -> Iterator[Any]:
+    os.environ["SAIL_EXECUTION__DEFAULT_PARALLELISM"] = str(cores)
+    os.environ.setdefault("RUST_LOG", "error")
+    from pysail.spark import SparkConnectServer
+    from pyspark.sql import SparkSession
+
+    server = SparkConnectServer(ip="127.0.0.1", port=0)
+    server.start(background=True)
+    try:
+        _, port = server.listening_address
+        spark = SparkSession.builder.remote(f"sc://127.0.0.1:{port}").getOrCreate()
+        try:
+            yield spark
+        finally:
+            spark.stop()
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _spark(address: str, cores: int, memory_gib: float, work: Path) -> Iterator[Any]:
+    if address.startswith("sc://"):
+        from pyspark.sql import SparkSession
+
+        spark = SparkSession.builder.remote(address).getOrCreate()
+        try:
+            yield spark
+        finally:
+            spark.stop()
+        return
+    if not re.fullmatch(r"local(\[[0-9*]+(,[0-9]+)?\])?|spark://.+", address):
+        raise InputProblem(f"Spark address {address!r}: expected local[N], spark://host:port"
+                           " or sc://host:port")  # fmt: skip
+    find_java()
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError:
+        raise InputProblem("Apache Spark is not in this environment",
+                           todo="run this step in the environment spark") from None  # fmt: skip
+    _require_classic()
+    (work / "spark").mkdir(parents=True, exist_ok=True)
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    builder = SparkSession.builder.master(address).appName("aiok")
+    for key, value in _spark_settings(address, cores, memory_gib, work).items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _require_classic() -> None:
+    try:
+        import py4j  # noqa: F401
+    except ImportError:
+        raise InputProblem(
+            "this environment has the Spark Connect client only", "a local[N] or spark:// address"
+            " needs the whole of Apache Spark", "run this step in the environment spark, or name"
+            " an sc:// address",
+        ) from None  # fmt: skip
+
+
+def _spark_settings(address: str, cores: int, memory_gib: float, work: Path) -> dict[str, str]:
+    local = address.startswith("local")
+    heap_mib = max(1024, int(memory_gib * 1024 * (0.5 if local else 0.25)))  # rest: Python workers
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.driver.memory": f"{heap_mib}m",
+        "spark.driver.maxResultSize": "0",
+        "spark.local.dir": str(work / "spark"),
+        "spark.sql.warehouse.dir": str(work / "spark" / "warehouse"),
+        "spark.sql.shuffle.partitions": str(max(2, cores)),
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.executorEnv.PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        "spark.log.level": "ERROR",
+    }
+    if local:
+        settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    return settings
+
+
+def find_java() -> str:
+    """The java program Spark will use (JAVA_HOME, else PATH); InputProblem says what to install."""
+    todo = "install OpenJDK 17 or 21 (Debian: openjdk-17-jre-headless), or set JAVA_HOME to one"
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=str(Path(home) / "bin")) if home else shutil.which("java")
+    if java is None:
+        where = f"JAVA_HOME={home} has no bin/java" if home else "there is no java on PATH"
+        raise InputProblem("Apache Spark needs Java 17 or 21", where, todo)
+    shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    match = re.search(r'version "(\d+)', shown.stderr + shown.stdout)
+    version = int(match.group(1)) if match else 0
+    if version not in JAVA_VERSIONS:
+        raise InputProblem(f"Apache Spark needs Java 17 or 21, {java} is version {version or '?'}",
+                           todo=todo)  # fmt: skip
+    return java
