@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from models.recdp.blocks import MANIFEST, Manifest, replace_file
+from models.recdp.dictionary import dictionary_path
 from models.worker import InputProblem
 
 VERSION = 1
 NAME = "bundle.json"
-DICTIONARIES = "dictionaries"
 _TORCH_FORM = ("model.json", "weights.safetensors")
 _LIBRARIES = ("torch", "openvino", "numpy", "pyarrow")
 
@@ -30,9 +30,9 @@ def gather(output: Path, weights: Path, manifest: Manifest) -> None:
     for name in _TORCH_FORM:
         _copy(weights / name, output / name)
     for column in manifest.categorical:
-        source = manifest.folder / DICTIONARIES / f"{column}.parquet"
-        (output / DICTIONARIES).mkdir(exist_ok=True)
-        _copy(source, output / DICTIONARIES / source.name)
+        target = dictionary_path(output, column)
+        target.parent.mkdir(exist_ok=True)
+        _copy(dictionary_path(manifest.folder, column), target)
     replace(manifest, folder=output, splits={}).save()
 
 
@@ -49,7 +49,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def seal(output: Path, content: Mapping[str, Any]) -> int:
     """Write bundle.json with the digest of every file in `output`; returns the bytes of all."""
-    files = {
+    files: dict[str, dict[str, Any]] = {
         path.relative_to(output).as_posix(): {
             "bytes": path.stat().st_size, "sha256": _digest(path)
         }

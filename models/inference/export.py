@@ -22,7 +22,14 @@ import numpy as np
 from models import cpu
 from models.inference import bundle
 from models.inference.scoring import (
-    PRECISION, Array, Form, Score, compiled, convert, one_by_one, stream,
+    PRECISION,
+    Array,
+    Form,
+    Score,
+    compiled,
+    convert,
+    one_by_one,
+    stream,
 )  # fmt: skip
 from models.messages import Messenger, Note, Progress
 from models.metrics import auc, logloss
@@ -32,7 +39,7 @@ from models.worker import InputProblem, StopFlag, run
 BATCH_SIZE = 1024
 REPEATS = 5
 LARGEST_LOGIT_DIFFERENCE = 0.01  # above this the fp32 graph is another function: a wrong conversion
-_PASS_SECONDS, _PASS_BATCHES = 0.25, (8, 128)
+_PASS_SECONDS, _PASS_BATCHES = 0.4, (8, 128)
 
 Way = Callable[[Score, Iterable[tuple[Array, Array]], int], Iterator[Array]]
 
@@ -160,9 +167,7 @@ def _measure(
     messenger.send(Progress(phase="measure", done=REPEATS, total=REPEATS, unit="repeats"))
 
 
-def _seconds(
-    trial: Trial, batches: list[tuple[Array, Array]], threads: int
-) -> tuple[float, float]:
+def _seconds(trial: Trial, batches: list[tuple[Array, Array]], threads: int) -> tuple[float, float]:
     """Wall and CPU seconds to score the batches."""
     wall, used = time.perf_counter(), time.process_time()
     for _ in trial.way(trial.score, batches, threads):
@@ -170,9 +175,7 @@ def _seconds(
     return time.perf_counter() - wall, time.process_time() - used
 
 
-def _choose(
-    baseline: Trial, exported: list[Trial], max_drop: float, messenger: Messenger
-) -> Trial:
+def _choose(baseline: Trial, exported: list[Trial], max_drop: float, messenger: Messenger) -> Trial:
     best = baseline
     for trial in sorted(exported, key=lambda one: one.rows_per_second):
         ratio = trial.rows_per_second / baseline.rows_per_second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,11 +43,14 @@ def convert(form: Form, folder: Path) -> Path:
         torch.zeros([2 if size < 0 else size for size in shape], dtype=_TYPES[kind][1])
         for shape, kind in form.inputs
     )
-    model = ov.convert_model(
-        form.module,
-        example_input=example,
-        input=[(shape, _TYPES[kind][0]) for shape, kind in form.inputs],
-    )
+    with warnings.catch_warnings():
+        # OpenVINO traces by torch.jit, which torch now advises against; that is theirs to change
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+        model = ov.convert_model(
+            form.module,
+            example_input=example,
+            input=[(shape, _TYPES[kind][0]) for shape, kind in form.inputs],
+        )
     path = folder / f"{form.file}.xml"
     ov.save_model(model, path, compress_to_fp16=False)
     return path
@@ -80,9 +84,7 @@ def compiled(form: Form, path: Path, threads: int) -> Score:
     return run
 
 
-def stream(
-    score: Score, batches: Iterable[tuple[Array, Array]], threads: int
-) -> Iterator[Array]:
+def stream(score: Score, batches: Iterable[tuple[Array, Array]], threads: int) -> Iterator[Array]:
     """Logits of each batch in order; at most 3 batches a thread are in memory at a time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # the batches are what is shared out, not the parts of one

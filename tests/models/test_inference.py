@@ -1,0 +1,352 @@
+"""Export and predict: the bundle scores raw rows as the trained network scored prepared ones."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models import worker
+from models.dlrm.network import Dlrm, initialize
+from models.dlrm.serving import eager, forms, load_network
+from models.dlrm.settings import SETTINGS
+from models.inference import bundle, export, predict
+from models.inference.scoring import Score, compiled, convert, one_by_one, stream
+from models.messages import Messenger
+from models.metrics import auc
+from models.recdp.blocks import Manifest, write_block
+from models.settings import resolve
+from models.worker import InputProblem, StopFlag, Stopped
+
+pytestmark = pytest.mark.environment("torch")
+NUMERIC = tuple(f"I{i}" for i in range(1, 14))
+CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
+IDS = 40  # values of each column that have an id
+ROWS = 3000
+SMALL = {"embedding_size": 4, "bottom_widths": "16-8", "top_widths": "16"}
+Raw = list[tuple[int, list[int | None], list[int | None]]]
+
+
+def raw_rows(count: int, seed: int) -> Raw:
+    """label, ints and keys; a tenth of the cells is missing, keys from IDS on have no id."""
+    rng = np.random.default_rng(seed)
+    rows: Raw = []
+    for _ in range(count):
+        ints = [None if rng.random() < 0.1 else int(rng.integers(-3, 70_000)) for _ in NUMERIC]
+        keys = [None if rng.random() < 0.1 else int(rng.integers(0, IDS + 8)) for _ in CATEGORICAL]
+        rows.append((int(rng.random() < 0.3), ints, keys))
+    return rows
+
+
+def key_text(column: int, key: int) -> str:
+    return f"{(key * 2654435761 + column * 97) % 2**32:08x}"
+
+
+def line_of(row: tuple[int, list[int | None], list[int | None]], labelled: bool = True) -> str:
+    label, ints, keys = row
+    cells = [str(label)] if labelled else []
+    cells += ["" if value is None else str(value) for value in ints]
+    cells += ["" if key is None else key_text(i, key) for i, key in enumerate(keys)]
+    return "\t".join(cells) + "\n"
+
+
+def prepared(rows: Raw) -> tuple[Any, Any, Any]:
+    """The rows as the ETL would write them, cell by cell."""
+    numeric = [[np.float32(np.log1p(max(value or 0, 0))) for value in ints] for _, ints, _ in rows]
+    ids = [[0 if key is None or key >= IDS else key + 1 for key in keys] for _, _, keys in rows]
+    return (np.array(numeric, np.float32), np.array(ids, np.int32),
+            np.array([label for label, _, _ in rows], np.uint8))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    splits = {name: (write_block(folder, name, *prepared(raw_rows(count, seed))),)
+              for seed, (name, count) in enumerate(
+                  {"train": 200, "valid": ROWS, "test": 500}.items())}  # fmt: skip
+    (folder / "dictionaries").mkdir()
+    for i, column in enumerate(CATEGORICAL):
+        pq.write_table(pa.table({
+            "value": [key_text(i, key) for key in range(IDS)],
+            "id": pa.array(range(1, IDS + 1), pa.int32()),
+            "count": pa.array([9] * IDS, pa.int64()),
+        }), folder / "dictionaries" / f"{column}.parquet")  # fmt: skip
+    Manifest(folder=folder, label="label", numeric=NUMERIC, categorical=CATEGORICAL,
+             table_sizes=(IDS + 1,) * 26, splits=splits,
+             transform={"numeric": "log1p(max(x,0))"}).save()  # fmt: skip
+    return folder
+
+
+def trained(folder: Path, fused: bool) -> Path:
+    """A network with known random weights, as the training worker leaves one."""
+    folder.mkdir()
+    settings, problems = resolve(SETTINGS, {**SMALL, "fused_tables": fused})
+    assert not problems
+    sizes = [IDS + 1] * 26
+    network = Dlrm(len(NUMERIC), sizes, settings)
+    initialize(network, sizes, 3, 0.5)
+    save_file(network.state_dict(), folder / "weights.safetensors")
+    (folder / "model.json").write_text(json.dumps({
+        "version": 1, "model": "dlrm", "settings": settings, "numeric": NUMERIC,
+        "categorical": CATEGORICAL, "table_sizes": sizes}))  # fmt: skip
+    return folder
+
+
+def export_spec(data: Path, weights: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    output.mkdir(exist_ok=True)
+    return {"model": "dlrm", "data": str(data), "weights": str(weights), "output": str(output),
+            "dataset": {"format": "criteo", "paths": [], "columns": None}, "threads": 2,
+            "max_metric_drop": 0.001, "metric": "auc", **changes}  # fmt: skip
+
+
+def silent(tmp_path: Path) -> Messenger:
+    return Messenger(tmp_path / "messages")
+
+
+@pytest.fixture(scope="module")
+def exported(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    work = tmp_path_factory.mktemp("export")
+    spec = export_spec(data, trained(work / "weights", True), work / "bundle")
+    return work / "bundle", export.work(spec, silent(work), StopFlag())
+
+
+def run_predict(folder: Path, paths: list[Path], tmp_path: Path, **changes: Any) -> tuple[Any, Any]:
+    """The result values and the CSV's (row, probability)."""
+    output = tmp_path / "scores.csv"
+    spec = {"bundle": str(folder), "output": str(output), "threads": 2, "batch_size": 256,
+            "dataset": {"format": "criteo", "paths": [str(p) for p in paths], "columns": None},
+            **changes}  # fmt: skip
+    values = predict.work(spec, silent(tmp_path), StopFlag())
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    with output.open(newline="") as file:
+        lines = list(csv.reader(file))
+    assert lines[0] == ["row", "probability"]
+    return values, np.array(lines[1:], dtype=np.float64)
+
+
+def eager_probabilities(folder: Path, rows: Raw) -> Any:
+    network, _ = load_network(folder)
+    numeric, ids, _ = prepared(rows)
+    return 1 / (1 + np.exp(-eager(network)(numeric, ids).astype(np.float64)))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_every_form_gives_the_logits_of_the_network(
+    data: Path, tmp_path: Path, fused: bool
+) -> None:
+    network, model = load_network(trained(tmp_path / "weights", fused))
+    numeric, ids, _ = (np.array(part) for part in Manifest.load(data).split("valid").read(0, 777))
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(numeric), torch.from_numpy(ids)).numpy()
+    found: dict[str, Score] = {"torch": eager(network)}
+    for form in forms(network, model):
+        found[form.name] = compiled(form, convert(form, tmp_path), 2)
+    assert list(found) == ["torch", "openvino", "openvino_head"]
+    for name, score in found.items():
+        for count in (777, 1, 64):  # any batch size
+            difference = np.abs(score(numeric[:count], ids[:count]) - wanted[:count]).max()
+            assert difference < 1e-5, (name, count)
+
+
+def test_export_writes_a_whole_bundle_and_says_what_it_measured(
+    exported: tuple[Path, dict[str, Any]], data: Path
+) -> None:
+    folder, values = exported
+    content = bundle.read(folder)
+    assert values["form"] == content["form"]
+    assert content["precision"] == "f32"
+    assert {"model.xml", "model.bin", "model.json", "weights.safetensors", "manifest.json",
+            "dictionaries/C1.parquet", "dictionaries/C26.parquet"} <= set(content["files"])
+    assert values["bytes"] == sum(entry["bytes"] for entry in content["files"].values())
+    ways = {way["name"]: way for way in content["measured"]["ways"]}
+    assert set(ways) == {"torch", "torch, batches in parallel", "openvino", "openvino_head"}
+    assert all(len(way["repeats"]) == 5 for way in ways.values())
+    assert max(way["max_logit_difference"] for way in ways.values()) < 1e-5
+    assert values["batch_size"] == 1024 and abs(values["auc_drop"]) < 1e-5
+    assert values["speedup"] == values["rows_per_second"] / values["rows_per_second_eager"] >= 1
+    blocks = Manifest.load(data).split("valid")
+    numeric, ids, label = (np.array(part) for part in blocks.read(0, ROWS))
+    network, _ = load_network(folder)
+    assert values["auc_eager"] == pytest.approx(auc(label, eager(network)(numeric, ids)), abs=1e-9)
+    assert Manifest.load(folder).rows() == {"train": 0, "valid": 0, "test": 0}
+
+
+def test_a_form_that_loses_too_much_or_is_another_function_is_not_kept(tmp_path: Path) -> None:
+    def trial(name: str, speed: float, drop: float = 0.0, difference: float = 0.0) -> export.Trial:
+        return export.Trial(
+            name, lambda numeric, _: numeric, stream, drop=drop, largest_difference=difference,
+            speeds=[speed], cpu_ms=[1.0],
+        )  # fmt: skip
+
+    tried = [trial("good", 150), trial("lossy", 400, drop=0.002),
+             trial("wrong", 900, difference=0.5), trial("slow", 90)]  # fmt: skip
+    kept = export._choose(trial("torch", 100), tried, 0.001, silent(tmp_path))
+    assert kept.name == "good"
+    assert export._choose(trial("torch", 999), tried, 0.001, silent(tmp_path)).name == "torch"
+    text = (tmp_path / "messages" / "rank-0000.jsonl").read_text()
+    assert "lossy: 4.00x the eager network, not kept: it loses 0.00200, more than 0.001" in text
+
+
+def test_predict_equals_the_network_on_prepared_rows(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, _ = exported
+    rows = raw_rows(2500, seed=11)
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    (inputs / "a.tsv").write_text("".join(map(line_of, rows[:1100])))
+    with gzip.open(inputs / "b.tsv.gz", "wt") as file:
+        file.writelines(map(line_of, rows[1100:2499]))
+    (inputs / "c.tsv").write_text(line_of(rows[2499]).rstrip("\n"))  # no end of line
+    values, scores = run_predict(folder, [inputs], tmp_path)
+    wanted = eager_probabilities(folder, rows)
+    assert scores[:, 0].tolist() == list(range(1, 2501))
+    assert np.abs(scores[:, 1] - wanted).max() < 1e-6
+    assert values["rows"] == 2500
+    labels = np.array([label for label, _, _ in rows])
+    assert values["auc"] == pytest.approx(auc(labels, wanted), abs=1e-5)
+    for i, column in enumerate(CATEGORICAL):
+        keys = [row[2][i] for row in rows]
+        assert values["missing"][column] == sum(key is None for key in keys)
+        assert values["unseen"][column] == sum(key is not None and key >= IDS for key in keys)
+
+
+def test_scores_do_not_depend_on_threads_batch_size_or_form(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(exported[0], folder)
+    rows = raw_rows(700, seed=12)
+    (tmp_path / "in.tsv").write_text("".join(map(line_of, rows)))
+    wanted = eager_probabilities(folder, rows)
+    content = json.loads((folder / "bundle.json").read_text())
+    for form, threads, size in (("torch", 1, 64), ("openvino", 2, 100), ("openvino", 1, 1024)):
+        (folder / "bundle.json").write_text(json.dumps({**content, "form": form}))
+        _, scores = run_predict(folder, [tmp_path / "in.tsv"], tmp_path, threads=threads,
+                                batch_size=size)  # fmt: skip
+        assert np.abs(scores[:, 1] - wanted).max() < 1e-6
+
+
+def test_rows_without_labels_are_scored_too(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    rows = raw_rows(300, seed=13)
+    (tmp_path / "new.txt").write_text("".join(line_of(row, labelled=False) for row in rows))
+    values, scores = run_predict(exported[0], [tmp_path / "new.txt"], tmp_path)
+    assert values["auc"] is None and values["rows"] == 300
+    assert np.abs(scores[:, 1] - eager_probabilities(exported[0], rows)).max() < 1e-6
+
+
+BAD = {
+    "38 columns": (lambda text: text.rsplit("\t", 2)[0] + "\n", "38 columns"),
+    "label 2": (lambda text: "2" + text[1:], "column label: found '2'; expected 0 or 1"),
+    "no hex": (
+        lambda text: text.rsplit("\t", 1)[0] + "\tdeadbeeg\n", "column C26: found 'deadbeeg'"
+    ),
+    "control": (lambda text: text.rsplit("\t", 1)[0] + "\t\x1b[31mabc\n", r"found '\x1b[31mabc'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_line_is_named_and_nothing_is_written(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path, case: str
+) -> None:
+    spoil, words = BAD[case]
+    lines = [line_of(row) for row in raw_rows(60, seed=14)]
+    lines[41] = spoil(lines[41])
+    (tmp_path / "bad.tsv").write_text("".join(lines))
+    with pytest.raises(InputProblem) as caught:
+        run_predict(exported[0], [tmp_path / "bad.tsv"], tmp_path)
+    assert "bad.tsv, line 42" in caught.value.what and words in caught.value.what
+    assert not (tmp_path / "scores.csv").exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_gz_file_cut_short_and_a_missing_file_are_refused(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    packed = gzip.compress("".join(map(line_of, raw_rows(200, seed=15))).encode())
+    (tmp_path / "cut.tsv.gz").write_bytes(packed[:-200])
+    with pytest.raises(InputProblem, match=r"cut\.tsv\.gz: found a gz file that is cut short"):
+        run_predict(exported[0], [tmp_path / "cut.tsv.gz"], tmp_path)
+    with pytest.raises(InputProblem, match="no such file"):
+        run_predict(exported[0], [tmp_path / "none.tsv"], tmp_path)
+    assert not (tmp_path / "scores.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("model.bin", "was changed or is damaged"), ("dictionaries/C7.parquet", "is missing"),
+     ("bundle.json", "is no bundle")],
+)  # fmt: skip
+def test_a_damaged_bundle_is_refused(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path, file: str, words: str
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(exported[0], folder)
+    if words == "was changed or is damaged":
+        whole = bytearray((folder / file).read_bytes())
+        whole[100] ^= 1
+        (folder / file).write_bytes(whole)
+    else:
+        (folder / file).unlink()
+    with pytest.raises(InputProblem, match=words):
+        bundle.read(folder)
+
+
+def test_a_stop_request_leaves_no_file(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "in.tsv").write_text("".join(map(line_of, raw_rows(50, seed=16))))
+    stop = StopFlag()
+    stop.requested = True
+    spec = {"bundle": str(exported[0]), "output": str(tmp_path / "out.csv"), "threads": 1,
+            "batch_size": 16, "dataset": {"format": "criteo", "paths": [str(tmp_path / "in.tsv")],
+                                          "columns": None}}  # fmt: skip
+    with pytest.raises(Stopped):
+        predict.work(spec, silent(tmp_path), stop)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.tsv", "messages"]
+
+
+def test_a_model_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
+    weights = trained(tmp_path / "weights", True)
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    text = json.loads((other / "manifest.json").read_text())
+    text["table_sizes"][3] += 1
+    (other / "manifest.json").write_text(json.dumps(text))
+    with pytest.raises(InputProblem, match="differ in table_sizes"):
+        export.work(export_spec(other, weights, tmp_path / "out"), silent(tmp_path), StopFlag())
+
+
+def test_streams_keep_the_order_of_batches() -> None:
+    def score(numeric: Any, _: Any) -> Any:
+        return numeric[:, 0] * 2
+
+    batches = [(np.full((3, 1), i, np.float32), np.zeros((3, 1), np.int32)) for i in range(50)]
+    wanted = [2.0 * i for i in range(50)]
+    before = torch.get_num_threads()
+    for way in (stream, one_by_one):
+        assert [float(part[0]) for part in way(score, iter(batches), 3)] == wanted
+        assert torch.get_num_threads() == before
+
+
+def test_the_worker_ends_with_the_right_code(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOK_MESSAGES", str(tmp_path / "messages"))
+    (tmp_path / "spec.json").write_text(json.dumps({
+        "bundle": str(tmp_path), "threads": 1, "batch_size": 8, "output": str(tmp_path / "o.csv"),
+        "dataset": {"format": "criteo", "paths": []}}))  # fmt: skip
+    assert worker.run(predict.work, ["predict", str(tmp_path / "spec.json")]) == worker.BAD_INPUT
+    assert "is no bundle" in (tmp_path / "messages" / "rank-0000.jsonl").read_text()
