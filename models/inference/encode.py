@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.recdp.chunk import Chunk, Column, read_chunks
+from models.recdp.criteo import COLUMNS
 from models.recdp.dictionary import Dictionary, dictionary_path
 from models.recdp.problems import Problems, collect, refuse
-from models.recdp.sources import READ_BYTES, Dataset, Unit, plan_units
+from models.recdp.sources import READ_BYTES, Columns, Dataset, Unit, plan_units
+from models.recdp.table import check_columns
 from models.recdp.transform import transform_numeric
+from models.worker import InputProblem
 
 Array = NDArray[Any]
 _TODO = "mend the file; nothing was written"
@@ -57,6 +60,12 @@ class Encoder:
     ) -> None:
         """`bundle` is the folder and `content` what its bundle.json says."""
         self.dataset = Dataset.parse(dataset)
+        self._needed = self.dataset
+        if self.dataset.columns is not None:  # time only splits, and labels may be absent
+            columns = replace(self.dataset.columns, time=None)
+            self.dataset = replace(self.dataset, columns=columns)
+            self._needed = replace(self.dataset, columns=replace(columns, label=None))
+        self._labelled: dict[str, bool] = {}
         self._numeric, self._transform = content["numeric"], content["transform"]
         keys = self.dataset.format == "criteo"
         self._dictionaries = [
@@ -67,7 +76,7 @@ class Encoder:
     def rows(self) -> Iterator[Rows]:
         """All rows, a chunk at a time; InputProblem names file, line and column of bad ones."""
         lines: dict[str, int] = {}
-        for unit in plan_units(self.dataset):
+        for unit in plan_units(self._needed):
             dataset, labelled = self._for(unit)
             problems, left = Problems(), unit.size
             for chunk, count in read_chunks(dataset, unit, problems, labelled):
@@ -100,12 +109,23 @@ class Encoder:
 
     def _for(self, unit: Unit) -> tuple[Dataset, bool]:
         """The dataset as this unit's file has it, and whether its rows carry labels."""
-        if self.dataset.format == "criteo":
-            return self.dataset, _first_line(Path(unit.file)).count(b"\t") + 1 != 39
+        if unit.file not in self._labelled:
+            self._labelled[unit.file] = self._has_labels(Path(unit.file))
+        labelled = self._labelled[unit.file]
+        return self.dataset if labelled else self._needed, labelled
+
+    def _has_labels(self, path: Path) -> bool:
         columns = self.dataset.columns
-        assert columns is not None  # Dataset.parse refuses a table without them
-        labelled = columns.label is not None
-        return replace(self.dataset, columns=columns), labelled
+        if columns is None:
+            return _first_line(path).count(b"\t") + 1 != len(COLUMNS) - 1
+        if columns.label is None:
+            return False
+        alone = Columns(label=columns.label, numeric=(), categorical=())
+        try:
+            check_columns(Dataset(format="table", files=(path,), columns=alone))
+        except InputProblem:  # the other columns were found before: it is the label that is absent
+            return False
+        return True
 
 
 def _first_line(path: Path) -> bytes:

@@ -37,7 +37,7 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
     folder, output, threads = Path(spec["bundle"]), Path(spec["output"]), int(spec["threads"])
     cpu.prepare(threads, False)
     content = bundle.read(folder)
-    dataset = {**spec["dataset"], "columns": spec["dataset"].get("columns") or content["columns"]}
+    dataset = {**spec["dataset"], "columns": content["columns"]}
     if dataset.get("format") != content["format"]:
         raise InputProblem(
             f"the rows are {dataset.get('format')}, the model was trained on {content['format']}",

@@ -25,6 +25,7 @@ from models.inference.scoring import Score, compiled, convert, one_by_one, strea
 from models.messages import Messenger
 from models.metrics import auc
 from models.recdp.blocks import Manifest, write_block
+from models.recdp.dictionary import dictionary_path, write_dictionary
 from models.settings import resolve
 from models.worker import InputProblem, StopFlag, Stopped
 
@@ -350,3 +351,98 @@ def test_the_worker_ends_with_the_right_code(
         "dataset": {"format": "criteo", "paths": []}}))  # fmt: skip
     assert worker.run(predict.work, ["predict", str(tmp_path / "spec.json")]) == worker.BAD_INPUT
     assert "is no bundle" in (tmp_path / "messages" / "rank-0000.jsonl").read_text()
+
+
+TABLE = {"label": "bought", "numeric": ["age", "price"], "categorical": ["city/area", "device"],
+         "time": None}  # fmt: skip
+TRANSFORM = {
+    "numeric": "by column",
+    "categorical": "text",
+    "columns": {
+        "age": {"kind": "log1p"},
+        "price": {"kind": "standard", "mean": -1.5, "deviation": 4.0},
+    },
+}
+CITIES, DEVICES = ["Köln, West", "b", "007"], ["phone", "tablet"]
+
+
+@pytest.fixture(scope="module")
+def table_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a network on two numbers and two categories, form torch."""
+    work = tmp_path_factory.mktemp("table")
+    data, weights = work / "data", work / "weights"
+    (data / "dictionaries").mkdir(parents=True)
+    weights.mkdir()
+    for column, values in (("city/area", CITIES), ("device", DEVICES)):
+        write_dictionary(dictionary_path(data, column), pa.array(values),
+                         pa.array([5] * len(values)))  # fmt: skip
+    manifest = Manifest(folder=data, label="bought", numeric=("age", "price"),
+                        categorical=("city/area", "device"), table_sizes=(4, 3), splits={},
+                        transform=TRANSFORM)  # fmt: skip
+    settings, _ = resolve(SETTINGS, {**SMALL, "fused_tables": True})
+    network = Dlrm(2, [4, 3], settings)
+    initialize(network, [4, 3], 5, 1.0)
+    save_file(network.state_dict(), weights / "weights.safetensors")
+    (weights / "model.json").write_text(json.dumps({
+        "settings": settings, "numeric": manifest.numeric, "table_sizes": [4, 3]}))  # fmt: skip
+    bundle_folder = work / "bundle"
+    bundle_folder.mkdir()
+    bundle.gather(bundle_folder, weights, manifest)
+    bundle.seal(bundle_folder, {
+        "model": "dlrm", "form": "torch", "format": "table", "columns": TABLE,
+        "numeric": manifest.numeric, "categorical": manifest.categorical, "transform": TRANSFORM,
+    })  # fmt: skip
+    return bundle_folder
+
+
+@pytest.mark.parametrize("kind", ["rows.csv", "rows.tsv.gz", "rows.parquet"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_tables_are_scored_with_their_own_transform(
+    table_bundle: Path, tmp_path: Path, kind: str, labelled: bool
+) -> None:
+    rng = np.random.default_rng(4)
+    cities = [*CITIES, "unheard of", None]
+    rows = [{"device": DEVICES[rng.integers(2)], "extra": "x", "bought": int(rng.integers(2)),
+             "city/area": cities[rng.integers(5)], "price": float(rng.integers(-9, 9)),
+             "age": None if rng.random() < 0.2 else int(rng.integers(0, 90))}
+            for _ in range(400)]  # fmt: skip
+    write_table(tmp_path / kind, rows, labelled)
+    dataset = {"format": "table", "paths": [str(tmp_path / kind)], "columns": TABLE}
+    values, scores = run_predict(table_bundle, [], tmp_path, dataset=dataset)
+    numeric = np.array([[np.log1p(row["age"] or 0), (row["price"] + 1.5) / 4.0] for row in rows],
+                       np.float32)  # fmt: skip
+    ids = np.array([[CITIES.index(row["city/area"]) + 1 if row["city/area"] in CITIES else 0,
+                     DEVICES.index(row["device"]) + 1] for row in rows], np.int32)  # fmt: skip
+    network, _ = load_network(table_bundle)
+    logits = eager(network)(numeric, ids).astype(np.float64)
+    assert np.abs(scores[:, 1] - 1 / (1 + np.exp(-logits))).max() < 1e-6
+    unseen = sum(row["city/area"] == "unheard of" for row in rows)
+    assert values["unseen"] == {"city/area": unseen, "device": 0}
+    assert values["missing"]["city/area"] == sum(row["city/area"] is None for row in rows)
+    labels = np.array([row["bought"] for row in rows])
+    assert values["auc"] == (pytest.approx(auc(labels, logits), abs=1e-5) if labelled else None)
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], labelled: bool) -> None:
+    names = [name for name in rows[0] if labelled or name != "bought"]
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({name: [row[name] for row in rows] for name in names}), path,
+                       row_group_size=150)  # fmt: skip
+        return
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "wt", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, delimiter="," if ".csv" in path.name else "\t",
+                                extrasaction="ignore", lineterminator="\n")  # fmt: skip
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_a_table_without_a_column_names_the_nearest(table_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("age,prices,city/area,device\n1,2,b,phone\n")
+    dataset = {"format": "table", "paths": [str(tmp_path / "rows.csv")], "columns": TABLE}
+    with pytest.raises(InputProblem, match="no column price") as caught:
+        run_predict(table_bundle, [], tmp_path, dataset=dataset)
+    assert "did you mean prices?" in caught.value.why
+    (tmp_path / "rows.csv").write_text("age,price,city/area,device\n1,2,b,phone\n1,dear,b,phone\n")
+    with pytest.raises(InputProblem, match=r"rows\.csv, line 3, column price: found 'dear'"):
+        run_predict(table_bundle, [], tmp_path, dataset=dataset)
