@@ -194,9 +194,9 @@ class _Context:
         rows = as_dict(self.data["rows"])
         known = [number(count) for count in rows.values()]
         count = sum(one or 0.0 for one in known) if split in ("all", "") else rows.get(split)
-        part = "" if split in ("all", "") else f", {split} rows"
+        part = "all" if split in ("all", "") else split
         found = number(count)
-        return f"{self.data['text']}{part}" + (f" ({found:,.0f} rows)" if found else "")
+        return f"{self.data['text']}; {part}" + (f": {found:,.0f} rows" if found else " rows")
 
     def figure(self, name: str, title: str, value: Any, unit: str, step: dict[str, Any],
                split: str = "", headline: bool = False) -> dict[str, Any]:  # fmt: skip
@@ -215,7 +215,8 @@ def _machines(facts: dict[str, Any], hosts: set[str]) -> list[dict[str, Any]]:
     for host in sorted(hosts):
         own = as_dict(facts.get(host)) or (facts if "cores" in facts else {})
         isa = own.get("isa")
-        memory, cores = number(own.get("memory_gib")), number(own.get("cores"))
+        memory, cores = number(own.get("memory_gib")), own.get("cores")
+        cores = float(len(cores)) if isinstance(cores, list) else number(cores)
         parts = [str(own["cpu_model"])] if own.get("cpu_model") else []
         parts += [f"{cores:.0f} cores"] if cores else []
         parts += [f"{memory:.0f} GiB"] if memory else []
@@ -229,18 +230,24 @@ def _machines(facts: dict[str, Any], hosts: set[str]) -> list[dict[str, Any]]:
 
 
 def _data(state: RunState, plan: dict[str, Any]) -> dict[str, Any]:
+    """The run's data in words, and its rows by split."""
     values = {str(one.get("key")): one.get("value") for one in as_dicts(plan.get("values"))}
-    made = state.result("generate")
-    rows = as_dict(state.result("etl").get("rows"))
-    kind, path = values.get("dataset.format"), values.get("dataset.path")
+    kind = values.get("dataset.format")
+    path = values.get("dataset.path") or values.get("dataset.name")
+    made = next(
+        (as_dict(step.get("settings")) for step in as_dicts(plan.get("steps"))
+         if step.get("worker") == "generate"), None
+    )  # fmt: skip
     words = [str(kind)] if kind else []
-    if made:
-        words.append("generated")
-        words += [f"with seed {values['seed']}"] if values.get("seed") is not None else []
+    if made is not None:
+        count = number(made.get("rows"))
+        words.append(f"{count:,.0f} generated rows, seed {made.get('seed')}" if count
+                     else "generated rows")  # fmt: skip
     elif path:
         words.append(str(path))
-    return {"format": kind, "path": path, "generated": bool(made), "rows": rows,
-            "text": " ".join(words) or "the run's dataset"}  # fmt: skip
+    return {"format": kind, "path": path, "generated": made,
+            "rows": as_dict(state.result("etl").get("rows")),
+            "text": ", ".join(words) or "the run's dataset"}  # fmt: skip
 
 
 def _figures(context: _Context) -> list[dict[str, Any]]:

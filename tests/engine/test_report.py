@@ -24,7 +24,7 @@ from engine.store import RunFolder
 T0 = 1_700_000_000.0
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e\" onload='x' {{ 7*7 }}"
 STEPS = [
-    ("generate", "Make the data", 21.0,
+    ("data", "Make the data", 21.0,
      {"rows": 300_000, "rows_per_second": 14_285.0}, 0.5),
     ("etl", "Prepare the data", 9.5,
      {"rows": {"train": 210_000, "valid": 30_000, "test": 60_000}, "rows_per_second": 31_578.9,
@@ -84,9 +84,12 @@ def make_plan() -> dict[str, Any]:
     return {
         "run": "quickstart-1",
         "steps": [{"id": kind, "kind": kind, "title": words, "host": "localhost",
+                   "worker": "generate" if kind == "data" else kind,
+                   "settings": {"rows": 300_000, "seed": 1} if kind == "data" else {},
                    "estimate": {"minutes": minutes, "memory_gib": 1.0, "disk_gib": 0.2}}
                   for kind, words, _, _, minutes in STEPS],
-        "facts": {"cpu_model": "Test CPU 9000", "cores": 2, "memory_gib": 23.4, "isa": ["avx2"]},
+        "facts": {"localhost": {"cpu_model": "Test CPU 9000", "cores": [0, 1], "memory_gib": 23.4,
+                                "isa": ["avx2"]}},
         "values": [{"key": "dataset.format", "value": "criteo", "origin": "recipe", "reason": ""},
                    {"key": "seed", "value": 7, "origin": "built-in", "reason": "repeatable"},
                    {"key": "train.ranks", "value": 2, "origin": "advisor",
@@ -187,7 +190,8 @@ def test_page_is_one_safe_file_with_the_figures_of_its_twin(folder: RunFolder) -
     assert page.figures["inference_speedup"] == "2.09x"
     assert page.figures["inference_rows_per_second"] == "251,113 rows/s"
     assert figures["test_auc"]["machine"] == "localhost: Test CPU 9000, 2 cores, 23 GiB, avx2"
-    assert figures["test_auc"]["data"] == "criteo generated with seed 7, test rows (60,000 rows)"
+    data = "criteo, 300,000 generated rows, seed 1; test: 60,000 rows"
+    assert figures["test_auc"]["data"] == data
     assert all(one["machine"] and one["data"] and one["command"] for one in twin["figures"])
     assert twin["run"]["status"] == "done" and twin["run"]["seconds"] == pytest.approx(100.7)
 
@@ -228,7 +232,7 @@ def test_text_from_outside_stays_text(folder: RunFolder) -> None:
         step.notes.append(("warning", HOSTILE))
     state.steps["etl"].result["plan"][0]["column"] = HOSTILE
     state.curves[HOSTILE, HOSTILE] = state.curves["auc", "valid"]
-    plan["facts"]["cpu_model"] = HOSTILE
+    plan["facts"]["localhost"]["cpu_model"] = HOSTILE
     plan["values"].append({"key": HOSTILE, "value": HOSTILE, "origin": HOSTILE})
     write_report(folder, state, plan, folder.report.parent)
     page, raw = read_page(folder.report), folder.report.read_bytes()
