@@ -43,7 +43,7 @@ def launch(prefix: str, layout: Layout, argv: Sequence[str]) -> tuple[list[str],
     `prefix` is the worker environment; its bin folder must be on PATH (mpirun is a script that
     looks there for its helpers). One host needs no remote shell: bootstrap is fork.
     """
-    masks = ",".join(f"{sum(1 << core for core in cores):x}" for cores in layout.cores)
+    masks = ",".join(f"{sum(1 << core for core in cores):#x}" for cores in layout.cores)
     env = {
         "I_MPI_ROOT": prefix,
         "PATH": f"{prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -68,6 +68,6 @@ def test_launch_binds_ranks_by_hex_masks() -> None:
     layout = mpi.Layout(ranks=2, threads=2, cores=((0, 1), (2, 3)))
     argv, env = mpi.launch("/env", layout, ["python", "-m", "x"])
     assert argv == ["/env/bin/mpirun", "-n", "2", "python", "-m", "x"]
-    assert env["I_MPI_PIN_DOMAIN"] == "[3,c]"
+    assert env["I_MPI_PIN_DOMAIN"] == "[0x3,0xc]"
     assert env["OMP_NUM_THREADS"] == "2"
     assert env["PATH"].startswith("/env/bin:")
