@@ -1,0 +1,142 @@
+"""Lines of toned cells, and the one place where text becomes segments of the terminal.
+
+Text from data, hosts and logs passes through `plain` here and nowhere else: no control byte gets
+through, and no markup is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Size
+from textual.strip import Strip
+from textual.widget import Widget
+
+Cell = tuple[str, str]  # (text, tone)
+Line = Sequence[Cell]
+TONES = ("plain", "dim", "strong", "accent", "good", "warn", "bad", "cursor", "hit")
+
+_SEQUENCES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor moves
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]{0,4096}(?:\x07|\x1b\\|\x9c)"  # OSC, DCS
+    r"|\x1b[ -/]*[0-~]"
+)
+# C0, DEL and C1; zero-width and direction marks, variation selectors and lone surrogates, which
+# make terminals and widths disagree
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ud800-\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    """`text` as one line that no terminal takes for an order; tabs become spaces."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _CONTROL.sub("", _SEQUENCES.sub("", text.expandtabs(4).replace("\n", " ")))
+
+
+def fit(text: str, width: int, right: bool = False) -> str:
+    """Exactly `width` cells: cut with an ellipsis, or filled with spaces."""
+    text = plain(text)
+    length = cell_len(text)
+    if length > width:
+        return set_cell_size(text, max(0, width - 1)) + ("…" if width > 0 else "")
+    return " " * (width - length) + text if right else text + " " * (width - length)
+
+
+def width_of(line: Line) -> int:
+    """Cells a line takes."""
+    return sum(cell_len(plain(text)) for text, _ in line)
+
+
+def spread(left: Line, right: Line, width: int) -> list[Cell]:
+    """Both in one line of `width` cells, apart; the right one gives way when there is no room."""
+    gap = width - width_of(left) - width_of(right)
+    if gap < 1:
+        return list(left)
+    return [*left, (" " * gap, "plain"), *right]
+
+
+class Painted(Widget):
+    """A widget that draws toned cells."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"tone--{tone}" for tone in TONES}
+    DEFAULT_CSS = """
+    Painted {
+        & > .tone--plain { color: $foreground; }
+        & > .tone--dim { color: $text-muted; }
+        & > .tone--strong { color: $foreground; text-style: bold; }
+        & > .tone--accent { color: $text-accent; }
+        & > .tone--good { color: $text-success; }
+        & > .tone--warn { color: $text-warning; }
+        & > .tone--bad { color: $text-error; text-style: bold; }
+        & > .tone--cursor { color: $block-cursor-foreground; background: $block-cursor-background; }
+        & > .tone--hit { text-style: reverse; }
+    }
+    """
+
+    def tone(self, name: str) -> Style:
+        """The style of a tone in the current theme."""
+        return self.get_component_rich_style(f"tone--{name}")
+
+    def strip(self, line: Line, width: int, base: Style | None = None) -> Strip:
+        """A line as a strip of exactly `width` cells; `base` is laid over every cell."""
+        segments = []
+        for text, tone in line:
+            style = self.tone(tone)
+            segments.append(Segment(plain(text), style + base if base else style))
+        fill = base or self.rich_style
+        return Strip(segments).adjust_cell_length(width, fill)
+
+
+class Lines(Painted):
+    """A block of lines; draws only when they change."""
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.lines: list[list[Cell]] = []
+
+    def show(self, lines: Sequence[Line]) -> None:
+        """Replace all lines."""
+        fresh = [list(line) for line in lines]
+        if fresh != self.lines:
+            relayout = len(fresh) != len(self.lines)
+            self.lines = fresh
+            self.refresh(layout=relayout)
+
+    def get_content_width(self, container: Size, viewport: Size) -> int:
+        """The width of the widest line."""
+        return max((width_of(line) for line in self.lines), default=0)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """One row a line."""
+        return len(self.lines)
+
+    def render_line(self, y: int) -> Strip:
+        """One line of the content."""
+        width = self.content_size.width
+        return self.strip(self.lines[y] if y < len(self.lines) else [], width)
+
+
+def wrap(text: str, width: int, tone: str = "plain", indent: str = "") -> list[list[Cell]]:
+    """Text as lines of at most `width` cells, cut at spaces; later lines are indented."""
+    found: list[list[Cell]] = []
+    for paragraph in text.splitlines() or [""]:
+        row = ""
+        for word in plain(paragraph).split(" "):
+            if row and cell_len(row) + 1 + cell_len(word) > width:
+                found.append([(row, tone)])
+                row = indent + word
+            else:
+                row = f"{row} {word}" if row else word
+        while cell_len(row) > width > len(indent) + 1:
+            head = set_cell_size(row, width)
+            found.append([(head, tone)])
+            row = indent + row[len(head.rstrip()) or 1 :]
+        found.append([(row, tone)])
+    return found
