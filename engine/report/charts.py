@@ -95,11 +95,14 @@ def short(value: float) -> str:
     return f"{value:.4g}"
 
 
-def axis_time(seconds: float) -> str:
-    """An axis time: 40 s, 5 min, 2.5 h."""
-    if seconds < 300:
-        return f"{seconds:.4g} s"
-    return f"{seconds / 60:.4g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+def time_ticks(seconds: float) -> tuple[list[float], float, str]:
+    """Times from 0 that are round in one unit: the seconds, the unit's length, the unit."""
+    length, unit = next(
+        (pair for pair in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")) if seconds >= 3 * pair[0]),
+        (1.0, "s"),
+    )
+    marks = ticks(0.0, seconds / length, 6)
+    return [mark * length for mark in marks], length, unit
 
 
 def line_chart(lines: Sequence[Line], frame: Frame) -> Markup:
@@ -130,7 +133,7 @@ def bar_chart(bars: Sequence[Bar], name: str) -> Markup:
     parts: list[Markup] = []
     for index, bar in enumerate(bars):
         middle = index * row + row / 2 + 4
-        parts.append(tag("text", _fit(bar.label, left - 14), class_="label", x=left - 10,
+        parts.append(tag("text", _fit(bar.label, left - 14, 7.3), class_="label", x=left - 10,
                          y=middle + 4, text_anchor="end"))  # fmt: skip
         width = room * (bar.value or 0.0) / longest
         if bar.value is not None:
@@ -179,7 +182,8 @@ def _axes(lines: Sequence[Line], frame: Frame) -> tuple[list[float], list[float]
     y_axis = ticks(low, high) if frame.top is None else ticks(0.0, max(frame.top, high))
     x_low, x_high = frame.x_span or (min(0.0, *xs, 0.0), max(xs))
     x_high = max(x_high, x_low + 1.0)
-    inside = [x for x in ticks(x_low, x_high, 6) if x_low < x < x_high]
+    marks = time_ticks(x_high)[0] if frame.x_unit == "s" else ticks(x_low, x_high, 6)
+    inside = [x for x in marks if x_low < x < x_high]
     return [x_low, *inside, x_high], y_axis
 
 
@@ -192,9 +196,10 @@ def _grid(
         parts.append(tag("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=at, y2=at))
         parts.append(tag("text", short(value), class_="tick", x=_LEFT - 7, y=at + 4,
                          text_anchor="end"))  # fmt: skip
+    _, length, unit = time_ticks(x_axis[-1])
     for value in x_axis[:-1]:  # the last one is the end of the data, seldom a round number
         at = scale.x(value)
-        text = axis_time(value) if frame.x_unit == "s" else short(value)
+        text = short(value) if frame.x_unit != "s" else f"{value / length:.4g} {unit}"
         near = at > WIDTH - 30
         parts.append(tag("text", text, class_="tick", x=WIDTH if near else at,
                          y=scale.bottom + 15, text_anchor="end" if near else "middle"))  # fmt: skip
@@ -246,7 +251,7 @@ def _draw(line: Line, scale: _Scale, frame: Frame) -> Markup:
         parts.append(tag("path", class_="line", d=path))
     if line.marked or len(pixels) == 1:
         for (x, y), (at, value) in zip(pixels, line.points, strict=True):
-            where = axis_time(at) if frame.x_unit == "s" else f"{at:,.0f} {frame.x_unit}"
+            where = show_seconds(at) if frame.x_unit == "s" else f"{at:,.0f} {frame.x_unit}"
             said = f"{line.label} at {where}: {show(value, frame.unit)}"
             parts.append(tag("circle", tag("title", said), class_="dot", cx=x, cy=y, r=4))
     return tag("g", *parts, class_=f"s{line.slot}")

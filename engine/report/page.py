@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.report.charts import Bar, Frame, Level, Line, bar_chart, line_chart
-from engine.report.plaintext import number, show, show_seconds
+from engine.report.plaintext import number, show, show_gib, show_seconds
 
 LOSSES = ("loss", "logloss")
 _UNITS = {"auc": "auc", "loss": "nats", "logloss": "nats"}
@@ -26,7 +26,7 @@ def render(document: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"show": show, "seconds": _seconds, "moment": _moment}
+    environment.filters |= {"show": show, "seconds": _seconds, "gib": show_gib, "moment": _moment}
     by_name = {figure["name"]: figure for figure in document["figures"]}
     return environment.get_template("report.html.j2").render(
         **document,
@@ -35,6 +35,7 @@ def render(document: dict[str, Any]) -> str:
         headline=_headline(by_name, document),
         curve_charts=_curve_charts(document),
         time_chart=_time_chart(document["steps"]),
+        etl_plans=_etl_plans(document["etl"]["plan"]),
         resources=[_resources(host, document["telemetry"])
                    for host in document["telemetry"]["hosts"]],
     )  # fmt: skip
@@ -124,7 +125,7 @@ def _curve_charts(document: dict[str, Any]) -> list[dict[str, Any]]:
                                         levels=_levels(name, document)))  # fmt: skip
         if chart:
             charts.append({"title": title, "unit": "nats" if unit == "nats" else "",
-                           "svg": chart, "legend": _legend(lines)})  # fmt: skip
+                           "svg": chart, "legend": _legend(name, lines)})  # fmt: skip
     return charts
 
 
@@ -139,9 +140,18 @@ def _levels(name: str, document: dict[str, Any]) -> list[Level]:
     return [Level(f"ceiling of the test rows {ceilings[0]['text']}", ceilings[0]["value"])]
 
 
-def _legend(lines: list[Line]) -> list[dict[str, Any]]:
-    return [{"slot": line.slot, "label": line.label, "last": f"{line.points[-1][1]:.4g}"}
-            for line in lines if line.points]  # fmt: skip
+def _legend(name: str, lines: list[Line]) -> list[dict[str, Any]]:
+    """The last value of a training curve, the best of the others."""
+    best = {"loss": min, "auc": max}.get(name)
+    legend = []
+    for line in lines:
+        values = [value for _, value in line.points]
+        if values:
+            said = f"{values[-1]:.4g}"
+            if best is not None and line.label != _SPLITS["train"]:
+                said = f"best {best(values):.4f}"
+            legend.append({"slot": line.slot, "label": line.label, "last": said})
+    return legend
 
 
 def _time_chart(steps: list[dict[str, Any]]) -> Markup:
@@ -155,6 +165,20 @@ def _time_chart(steps: list[dict[str, Any]]) -> Markup:
             text = show_seconds(step["seconds"])
         bars.append(Bar(step["title"], step["seconds"], text, step["estimate"]["seconds"]))
     return bar_chart(bars, "Time by step")
+
+
+def _etl_plans(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Columns with the same plan for the same reason share a row."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        column, entries = str(row.get("column", "-")), number(row.get("entries"))
+        words = column if entries is None else f"{column} ({entries:,.0f})"
+        key = (str(row.get("plan", "-")), str(row.get("reason", "")))
+        groups.setdefault(key, []).append(words)
+    return [
+        {"plan": plan, "reason": reason, "columns": ", ".join(columns), "count": str(len(columns))}
+        for (plan, reason), columns in groups.items()
+    ]
 
 
 def _resources(host: dict[str, Any], telemetry: dict[str, Any]) -> dict[str, Any]:

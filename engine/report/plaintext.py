@@ -76,9 +76,19 @@ def show(value: Any, unit: str = "") -> str:
 
 def show_seconds(seconds: float) -> str:
     """A duration: 0.42 s, 8.1 s, 3 min 05 s, 2 h 14 min."""
+    if seconds == 0:
+        return "0 s"
     if seconds < 99.95:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 5940:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def show_gib(value: Any) -> str:
+    """Memory or disk in GiB with two places, what is less as "< 0.01"."""
+    found = number(value)
+    if found is None:
+        return "-"
+    return "< 0.01" if 0 < found < 0.005 else f"{found:,.2f}"

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from models import catalog
 from models.recdp.blocks import MANIFEST, Manifest, replace_file
 from models.recdp.dictionary import dictionary_path
 from models.worker import InputProblem
@@ -23,6 +24,13 @@ VERSION = 1
 NAME = "bundle.json"
 _TORCH_FORM = ("model.json", "weights.safetensors")
 _LIBRARIES = ("torch", "openvino", "numpy", "pyarrow")
+
+
+def serving_module(model: str) -> str:
+    """The module with a model's forms for inference; InputProblem when the catalog lacks it."""
+    if model not in catalog.names():
+        raise InputProblem(f"unknown model {model}", todo=f"valid: {', '.join(catalog.names())}")
+    return f"models.{model}.serving"
 
 
 def gather(output: Path, weights: Path, manifest: Manifest) -> None:

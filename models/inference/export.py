@@ -77,7 +77,7 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
     """Write the bundle into spec["output"] and return the step's figures."""
     threads, output = int(spec["threads"]), Path(spec["output"])
     cpu.prepare(threads, False)
-    serving = import_module(f"models.{spec['model']}.serving")
+    serving = import_module(bundle.serving_module(str(spec["model"])))
     network, model = serving.load_network(spec["weights"])
     manifest = Manifest.load(spec["data"])
     _check_match(manifest, model)
@@ -186,7 +186,7 @@ def _choose(baseline: Trial, exported: list[Trial], max_drop: float, messenger: 
         elif trial.rows_per_second <= baseline.rows_per_second:
             why = "not kept: not faster than the eager network"
         else:
-            best, why = trial, f"loses {max(trial.drop, 0.0):.6f}"
+            best, why = trial, f"metric drop {max(trial.drop, 0.0):.6f}"
         messenger.send(Note(text=f"{trial.name}: {ratio:.2f}x the eager network, {why}"))
     messenger.send(Note(text=f"kept for inference: {best.name}, precision {PRECISION}"))
     return best

@@ -6,6 +6,7 @@ The CSV has one line a row, in the order of the input, and appears whole or not 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -48,11 +49,13 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
     tally = Tally(content["categorical"])
     scratch = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        _write(scratch, tally, encoder, score, spec, messenger, stop)
-        scratch.replace(output)
-    except OSError as error:
-        raise WorkFailed(f"cannot write {output}: {error.strerror}",
-                         todo="check the folder and the room on the disk") from None  # fmt: skip
+        with _writing(output):
+            file = scratch.open("wb")
+        with file:
+            _write(file, output, tally, _scored(encoder, score, spec, stop), messenger,
+                   encoder.dataset.bytes)  # fmt: skip
+        with _writing(output):
+            scratch.replace(output)
     finally:
         scratch.unlink(missing_ok=True)
     seconds = time.perf_counter() - start
@@ -64,7 +67,7 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
 
 def load(folder: Path, content: dict[str, Any], threads: int) -> Score:
     """The scores of a bundle, in the form that was kept, for `threads` callers at a time."""
-    serving = import_module(f"models.{content['model']}.serving")
+    serving = import_module(bundle.serving_module(str(content["model"])))
     network, model = serving.load_network(folder)
     if content["form"] == "torch":
         eager: Score = serving.eager(network)
@@ -129,18 +132,31 @@ class Tally:
                            " a value that the model has no id for")  # fmt: skip
 
 
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Says of what the system refuses that it was the writing."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkFailed(f"cannot write {output}: {error.strerror or error}",
+                         todo="check the folder and the room on the disk") from None  # fmt: skip
+
+
 def _write(
-    scratch: Path, tally: Tally, encoder: Encoder, score: Score, spec: dict[str, Any],
-    messenger: Messenger, stop: StopFlag,
+    file: BinaryIO, output: Path, tally: Tally, scored: Iterator[tuple[Rows, Array]],
+    messenger: Messenger, total: int,
 ) -> None:  # fmt: skip
-    total, done = encoder.dataset.bytes, 0
-    with scratch.open("wb") as file:
+    """All lines of the CSV; tells how many of the `total` bytes of input are done."""
+    done = 0
+    with _writing(output):
         file.write(b"row,probability\n")
-        for rows, logits in _scored(encoder, score, spec, stop):
+    for rows, logits in scored:
+        with _writing(output):
             _append(file, tally.rows, logits)
-            tally.add(rows, logits)
-            done += rows.bytes
-            messenger.send(Progress(phase="score", done=done, total=total, unit="bytes"))
+        tally.add(rows, logits)
+        done += rows.bytes
+        messenger.send(Progress(phase="score", done=done, total=total, unit="bytes"))
+    with _writing(output):
         file.flush()
         os.fsync(file.fileno())
 
@@ -172,7 +188,7 @@ def _scored(
             ready -= len(rows.ids)
 
 
-def _append(file: Any, before: int, logits: Array) -> None:
+def _append(file: BinaryIO, before: int, logits: Array) -> None:
     """Lines `row,probability`; rows count from 1 through all files."""
     probabilities = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
     table = pa.table({

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import events as ev
-from engine.report.charts import Frame, Line, line_chart, ticks
-from engine.report.plaintext import plain, plain_tree, show
+from engine.report.charts import Frame, Line, line_chart, ticks, time_ticks
+from engine.report.plaintext import plain, plain_tree, show, show_gib
 from engine.report.telemetry import WorkClock, read_samples
 from engine.state import RunState, fold
 from engine.steps.report import write_report
@@ -206,8 +206,11 @@ def test_headline_comes_first_and_names_all_results(folder: RunFolder) -> None:
     assert rows["Evaluate on the test rows"][5] == "test AUC 0.7688, ceiling 0.7801"
     assert rows["Optimize for inference"][5] == "2.09x the eager model, AUC drop 0.0000"
     estimates = {row[0]: row for row in page.rows["estimates"][1:]}
-    assert estimates["Train DLRM"][1:5] == ["62.0 s", "72.0 s", "0.9", "1"]
-    assert len(page.rows["etl-plan"]) == 27
+    assert estimates["Train DLRM"][1:5] == ["62.0 s", "72.0 s", "0.90", "1.00"]
+    assert estimates["Evaluate on the test rows"][5] == "-"
+    plan = page.rows["etl-plan"][1:]
+    assert [row[:3] for row in plan] == [["arrow lookup", "fits in memory", "26"]]
+    assert plan[0][3].startswith("C1 (900), C2 (1,800), ") and plan[0][3].endswith("C26 (23,400)")
 
 
 def test_charts_are_drawn(folder: RunFolder) -> None:
@@ -323,3 +326,7 @@ def test_numbers_for_people() -> None:
     assert show(185.4, "s") == "3 min 05 s"
     assert show(8040.0, "s") == "2 h 14 min"
     assert show(None) == "-" and show(True) == "True"
+    shown = [show_gib(value) for value in (0, 0.0001, 1.256, None)]
+    assert shown == ["0.00", "< 0.01", "1.26", "-"]
+    assert time_ticks(476)[0] == [0, 120, 240, 360, 480] and time_ticks(476)[2] == "min"
+    assert time_ticks(50)[0] == [0, 10, 20, 30, 40, 50]

@@ -27,7 +27,7 @@ from models.metrics import auc
 from models.recdp.blocks import Manifest, write_block
 from models.recdp.dictionary import dictionary_path, write_dictionary
 from models.settings import resolve
-from models.worker import InputProblem, StopFlag, Stopped
+from models.worker import InputProblem, StopFlag, Stopped, WorkFailed
 
 pytestmark = pytest.mark.environment("torch")
 NUMERIC = tuple(f"I{i}" for i in range(1, 14))
@@ -317,6 +317,17 @@ def test_a_stop_request_leaves_no_file(
     with pytest.raises(Stopped):
         predict.work(spec, silent(tmp_path), stop)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.tsv", "messages"]
+
+
+def test_an_unwritable_place_is_said_so(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "in.tsv").write_text("".join(map(line_of, raw_rows(5, seed=17))))
+    spec = {"bundle": str(exported[0]), "output": str(tmp_path / "no" / "out.csv"), "threads": 1,
+            "batch_size": 16, "dataset": {"format": "criteo", "paths": [str(tmp_path / "in.tsv")],
+                                          "columns": None}}  # fmt: skip
+    with pytest.raises(WorkFailed, match=r"cannot write .*out\.csv: No such file or directory"):
+        predict.work(spec, silent(tmp_path), StopFlag())
 
 
 def test_a_model_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
