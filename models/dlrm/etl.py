@@ -16,7 +16,7 @@ from models.dlrm.settings import SETTINGS
 from models.messages import Messenger
 from models.recdp.prepare import Preparation, clear_work
 from models.recdp.session import open_session
-from models.recdp.sources import Dataset
+from models.recdp.sources import Dataset, plan_units
 from models.recdp.split import Split
 from models.settings import resolve
 from models.worker import InputProblem, StopFlag, run
@@ -52,6 +52,7 @@ def prepare(
     dataset = Dataset.parse(spec["dataset"])
     if dataset.columns is not None and dataset.columns.label is None:
         raise InputProblem("dataset.columns.label is missing", "training needs a label of 0 or 1")
+    units = plan_units(dataset)
     split = Split.parse(spec.get("split") or {})
     work, output = Path(spec["work"]), Path(spec["output"])
     work.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def prepare(
         with open_session(engine, spec.get("address"), cores, memory_gib, work) as session:
             opened = time.monotonic() - start
             preparation = Preparation(
-                dataset=dataset, split=split, min_count=int(str(values["min_count"])),
+                dataset=dataset, units=units, split=split, min_count=int(str(values["min_count"])),
                 memory_gib=memory_gib, work=work, output=output, session=session,
                 messenger=messenger, stop=stop, forced=forced,
             )  # fmt: skip

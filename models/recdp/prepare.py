@@ -32,7 +32,7 @@ from models.recdp.jobs import run_job
 from models.recdp.planner import BROADCAST, LOOKUP, JoinPlan, plan_joins
 from models.recdp.problems import collect, refuse
 from models.recdp.session import Session
-from models.recdp.sources import Dataset, Unit, plan_units
+from models.recdp.sources import Dataset, Unit
 from models.recdp.split import Split
 from models.recdp.tasks import ChunkPlace, EncodeJob, Partition
 from models.recdp.transform import CRITEO, NumericStatistics, decide_transform
@@ -44,6 +44,7 @@ class Preparation:
     """One ETL from start to end, on an open session. `forced`: a plan for all joins (tests)."""
 
     dataset: Dataset
+    units: list[Unit]
     split: Split
     min_count: int
     memory_gib: float
@@ -80,7 +81,7 @@ class Preparation:
             (self.work / name).mkdir(parents=True, exist_ok=True)
         (self.output / FOLDER).mkdir(exist_ok=True)
         with self._phase("read"):
-            places = self._read(plan_units(self.dataset))
+            places = self._read(self.units)
         with self._phase("split"):
             partition = self._partition(places)
         with self._phase("count"):

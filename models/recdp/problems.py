@@ -36,12 +36,19 @@ class DataProblem:
 
 def describe_bytes(value: bytes) -> str:
     """A value as people may read it: quoted, control bytes escaped, cut to 80 characters."""
-    return describe_text(value[: 4 * FOUND_WIDTH].decode("utf-8", "backslashreplace"))
+    cut = value[: 4 * FOUND_WIDTH]
+    try:
+        return describe_text(cut.decode())
+    except UnicodeDecodeError:
+        return _cut(repr(cut)[1:])
 
 
 def describe_text(value: str) -> str:
     """The same for text."""
-    shown = ascii(value[: 4 * FOUND_WIDTH])
+    return _cut(ascii(value[: 4 * FOUND_WIDTH]))
+
+
+def _cut(shown: str) -> str:
     return shown if len(shown) <= FOUND_WIDTH else shown[: FOUND_WIDTH - 4] + "...'"
 
 
@@ -69,7 +76,7 @@ class Problems:
             "total": self.total,
             "listed": [
                 asdict(replace(p, file=file, line=p.line + first_line if p.line else 0))
-                for p in self.listed
+                for p in sorted(self.listed, key=lambda problem: problem.line)
             ],
         }
 

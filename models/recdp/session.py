@@ -59,11 +59,13 @@ def _sail(cores: int) -> Iterator[Any]:
     server.start(background=True)
     try:
         _, port = server.listening_address
-        spark = SparkSession.builder.remote(f"sc://127.0.0.1:{port}").getOrCreate()
+        spark = SparkSession.builder.remote(f"sc://127.0.0.1:{port}").create()
         try:
             yield spark
         finally:
-            spark.stop()
+            # not spark.stop(): it asks the server to end the session, and retries for minutes
+            # when there is none (any more); the server goes away with all its sessions here
+            spark.client.close()
     finally:
         server.stop()
 
@@ -73,7 +75,7 @@ def _spark(address: str, cores: int, memory_gib: float, work: Path) -> Iterator[
     if address.startswith("sc://"):
         from pyspark.sql import SparkSession
 
-        spark = SparkSession.builder.remote(address).getOrCreate()
+        spark = SparkSession.builder.remote(address).create()
         try:
             yield spark
         finally:

@@ -134,6 +134,10 @@ class Unit:
 
 def plan_units(dataset: Dataset) -> list[Unit]:
     """Cut the files into units, in the order of the input."""
+    if dataset.format == "table":
+        from models.recdp.table import check_columns
+
+        check_columns(dataset)
     units: list[Unit] = []
     for path in dataset.files:
         for start, stop, size in _cuts(dataset, path):
@@ -226,21 +230,21 @@ def _whole_lines(texts: Iterator[bytes], problems: Problems) -> Iterator[bytes]:
     tail = b""
     for text in texts:
         cut = text.rfind(b"\n") + 1
-        if not cut:
+        if cut:
+            pieces += [tail, text[:cut]]
+            length += len(tail) + cut
+            tail = text[cut:]
+        else:
             tail += text
-            if len(tail) > LONGEST_LINE:
-                problems.add(DataProblem(
-                    found=f"a line of more than {LONGEST_LINE:,} bytes: {describe_bytes(tail)}",
-                    expected="lines ended by LF",
-                ))  # fmt: skip
-                tail = b""
-                break
-            continue
-        pieces += [tail, text[:cut]]
-        length += len(tail) + cut
-        tail = text[cut:]
+        if len(tail) > LONGEST_LINE:  # no end in sight: do not read on
+            problems.add(DataProblem(
+                found=f"a line of more than {LONGEST_LINE:,} bytes: {describe_bytes(tail)}",
+                expected="lines ended by LF",
+            ))  # fmt: skip
+            tail = b""
+            break
         if length >= CHUNK_BYTES:
             yield b"".join(pieces)
             pieces, length = [], 0
-    if tail or pieces:
+    if tail or length:
         yield b"".join([*pieces, tail])
