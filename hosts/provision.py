@@ -6,6 +6,7 @@ there what the host lacks of the wheels (by hash), then lets `installer.py` buil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -169,7 +170,8 @@ def _talk(
     except HostProblem:
         raise _no_python(transport, python) from None
     try:
-        channel.write(json.dumps(order).encode() + b"\n")
+        with contextlib.suppress(HostProblem):  # one that is gone already has said why, or nothing
+            channel.write(json.dumps(order).encode() + b"\n")
         for raw in channel.lines():
             line = json.loads(raw)
             if problem := line.get("problem"):

@@ -62,20 +62,11 @@ def collect_wheels(
     there is no CPU build and `accept_large_torch`; once fetched, it counts as accepted.
     Raises ProvisionError. Two processes may collect at once: one waits for the other.
     """
-    choice = lock
     with _store_lock(home, progress):
-        large = lock.large()
-        if missing_wheels(lock, home) and large is not None and not missing_wheels(large, home):
-            choice = large
         try:
-            _fetch(choice, home, extra_sources, progress)
-        except _NotFound as problem:
-            if large is None or not problem.package.endswith("+cpu"):
-                raise
-            if not accept_large_torch:
-                raise _no_cpu_build(problem, lock, large) from None
-            choice = large
-            _fetch(choice, home, extra_sources, progress)
+            choice = _choose_and_fetch(lock, home, extra_sources, accept_large_torch, progress)
+        except OSError as error:
+            raise _os_problem(home / "wheels", error) from None
     return list(find_wheels(choice, home).values())
 
 
@@ -83,6 +74,25 @@ class _NotFound(ProvisionError):
     """No source has a package."""
 
     package = ""
+
+
+def _choose_and_fetch(
+    lock: Lock, home: Path, sources: Sequence[Path], accept_large: bool, progress: Progress
+) -> Lock:
+    """Fetch the CPU builds, or the stock ones if accepted; returns the lock that was fetched."""
+    large = lock.large()
+    if missing_wheels(lock, home) and large is not None and not missing_wheels(large, home):
+        return large
+    try:
+        _fetch(lock, home, sources, progress)
+    except _NotFound as problem:
+        if large is None or not problem.package.endswith("+cpu"):
+            raise
+        if not accept_large:
+            raise _no_cpu_build(problem, lock, large) from None
+        _fetch(large, home, sources, progress)
+        return large
+    return lock
 
 
 def _no_cpu_build(problem: _NotFound, lock: Lock, large: Lock) -> ProvisionError:

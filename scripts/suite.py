@@ -41,6 +41,7 @@ DEFAULTS = (
 )
 MARK = re.compile(r"mark\.environment\(([^)]*)\)")
 NO_TESTS = 5  # pytest's exit code
+LIMIT_S = 320  # a test that hangs is ended, and its stack shown
 
 
 @dataclass
@@ -140,7 +141,10 @@ def run(arguments: list[str]) -> int:
         report = home() / f"report-{name}-{os.getpid()}.xml"
         print(f"== tests in the {name} environment", flush=True)
         code = subprocess.run(
-            [pythons[name], "-m", "pytest", f"--junitxml={report}", *options, *chosen],
+            [
+                *(pythons[name], "-m", "pytest", f"--junitxml={report}", f"--timeout={LIMIT_S}"),
+                *(*options, *chosen),
+            ],
             cwd=ROOT,
             env={**os.environ, **shown, **_variables(name)},
             check=False,

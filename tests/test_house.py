@@ -143,7 +143,7 @@ def test_nothing_dangerous_is_called() -> None:
 
 
 # Folders of somebody's machine, and hosts of package registries (spelled so that this file passes).
-SOMEBODYS_PLACE = re.compile(r"(?<![\w.}>*)-])/(?:work|root|home/\w+|opt|Users)/\w")
+SOMEBODYS_PLACE = re.compile(r"(?<![\w.}>*)-])/(?:work|root|home/(?!user\b)\w+|opt|Users)/\w")
 REGISTRY = re.compile(
     r"(?:py" + r"pi|test\.py" + r"pi)\.org|pythonhosted\.org|download\.py" + r"torch\.org|"
     r"\w+\.jfrog\.io|conda\.an" + r"aconda\.org",
