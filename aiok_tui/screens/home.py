@@ -22,6 +22,7 @@ from aiok_tui.widgets.paint import Cell, Lines, spread
 if TYPE_CHECKING:
     from textual.widgets import Input
 
+    from aiok_tui.widgets.chart import LineChart
     from engine.api import RunSummary
     from engine.state import RunStatus
 
@@ -44,6 +45,7 @@ class HomeScreen(RunActions):
         self.filter = ""
         self._shown: tuple[object, ...] = ()
         self._previewed: tuple[object, ...] = ()
+        self._curve: LineChart | None = None
 
     def compose(self) -> ComposeResult:
         """The list over the preview."""
@@ -140,17 +142,14 @@ class HomeScreen(RunActions):
         preview.border_title = view.run
         lines = [*headline_lines(view, self.size.width - 4), *step_lines(view, self.aiok.clock())]
         self.query_one("#steps", Lines).show(lines)
-        charts = list(self.query("#curve"))
-        if self.size.width >= 100 and not charts:
-            from aiok_tui.widgets.chart import LineChart
+        from aiok_tui.widgets.chart import LineChart
 
-            preview.mount(LineChart(id="curve"))
-        elif charts:
-            from aiok_tui.widgets.chart import LineChart
-
-            curve = self.query_one("#curve", LineChart)
-            curve.display = self.size.width >= 100
-            curve.show(*chart_series(view, None))
+        if self.size.width >= 100 and self._curve is None:
+            self._curve = LineChart(id="curve")
+            preview.mount(self._curve)
+        if self._curve is not None:
+            self._curve.display = self.size.width >= 100
+            self._curve.show(*chart_series(view, None))
 
     # --- the user ---
 

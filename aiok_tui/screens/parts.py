@@ -19,6 +19,11 @@ ID_WIDTH = 10
 STATE_WIDTH = 10
 
 
+def moment(state: RunState, now: float) -> float:
+    """The time to reckon with: that of the last event when nothing goes on any more."""
+    return now if state.status.is_live else state.ended or state.updated
+
+
 def step_seconds(step: StepState, now: float) -> str:
     """How long a step took, or runs already."""
     if step.status is StepStatus.RUNNING and step.started is not None:
@@ -33,7 +38,7 @@ def step_seconds(step: StepState, now: float) -> str:
 def step_text(step: StepState, now: float) -> Cell:
     """What there is to say of a step: its progress, its result, why it failed."""
     if step.status is StepStatus.RUNNING:
-        return (progress_text(step, now) if step.phase else "starts"), "accent"
+        return (progress_text(step, now) if step.phase else step.title), "accent"
     if step.problem is not None:
         return step.problem.what, "bad"
     if step.status.is_whole:
@@ -43,11 +48,17 @@ def step_text(step: StepState, now: float) -> Cell:
 
 def step_rows(state: RunState, now: float) -> list[Row]:
     """The step tree as rows: id, state, time, text."""
+    now, lost = moment(state, now), state.status is RunStatus.LOST
     return [
-        Row(step.id, [(step.id, "plain"), state_cell(step.status.value),
+        Row(step.id, [(step.id, "plain"), _state_cell(step, lost),
                       (step_seconds(step, now), "dim"), step_text(step, now)])
         for step in state.steps.values()
     ]  # fmt: skip
+
+
+def _state_cell(step: StepState, lost: bool) -> Cell:
+    """A step that ran when its run was lost does not run any more."""
+    return state_cell("lost" if lost and step.status is StepStatus.RUNNING else step.status.value)
 
 
 def step_lines(view: RunView, now: float) -> list[list[Cell]]:
@@ -115,9 +126,8 @@ def status_line(view: RunView, now: float, width: int) -> list[Cell]:
         cells += [("  ", "dim"), (bar(fraction, 10), "accent"), (f" {100 * fraction:.0f} %", "dim")]
     begun = state.started or state.created
     if begun is not None:
-        end = now if state.status.is_live else state.ended or state.updated
-        cells.append((f"  {duration(max(0.0, end - begun))}", "dim"))
-    left = current.eta_s(now) if current is not None else None
+        cells.append((f"  {duration(max(0.0, moment(state, now) - begun))}", "dim"))
+    left = current.eta_s(now) if current is not None and state.status.is_live else None
     if left is not None:
         cells.append((f"  this step: {duration(left)} left", "dim"))
     return cells
