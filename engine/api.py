@@ -197,6 +197,7 @@ def start(
 ) -> str:
     """Plan, write the run folder and start the run process; returns the run's id."""
     source = recipe.find(recipe_name)
+    make_folder(home())
     made = _plan(source, overrides, verify)
     refuse(made)
     target = _own_folder(folder) if folder else create_run_folder(source.name)

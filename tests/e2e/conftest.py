@@ -15,6 +15,7 @@ import pytest
 from engine import api
 from engine import events as ev
 from engine.environments import install_here
+from engine.processes import processes_of
 from engine.state import RunState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,25 +101,6 @@ def wait_for(run: str, wanted: Callable[[ev.Event], bool], limit_s: float = 60.0
             assert not isinstance(event, ev.RunEnded), f"{run} ended: {api.state(run).problem}"
         time.sleep(0.01)
     raise AssertionError(f"{run}: not seen in {limit_s} s; state {api.state(run)}")
-
-
-def processes_of(run: str) -> list[tuple[int, str]]:
-    """(pid, command line) of everything that belongs to a run: workers, agents, run process."""
-    marks = (f"AIOK_JOB={run}.".encode(), f"AIOK_SUPERVISES={run}.".encode())
-    folder = str(api.run_path(run)).encode()
-    found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        try:
-            environ = Path(f"/proc/{entry}/environ").read_bytes()
-            command = Path(f"/proc/{entry}/cmdline").read_bytes()
-        except OSError:
-            continue
-        is_runner = b"engine.run\0" in command and folder in command
-        if command and (any(mark in environ for mark in marks) or is_runner):
-            found.append((int(entry), command.replace(b"\0", b" ").decode(errors="replace")))
-    return found
 
 
 def wait_until_nothing_is_left(run: str, limit_s: float = 20.0) -> None:

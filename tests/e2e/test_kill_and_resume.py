@@ -6,21 +6,14 @@ import os
 import signal
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 from engine import api
 from engine import events as ev
+from engine.processes import processes_of
 from engine.state import RunStatus, StepStatus
-from engine.store import lock_holder
-from tests.e2e.conftest import (
-    Home,
-    new_home,
-    processes_of,
-    wait_for,
-    wait_until_nothing_is_left,
-)
+from tests.e2e.conftest import Home, new_home, wait_for, wait_until_nothing_is_left
 
 pytestmark = pytest.mark.slow
 
@@ -57,16 +50,8 @@ def train_result(home: Home, run: str, monkeypatch: pytest.MonkeyPatch) -> tuple
 
 def victims(run: str, who: str) -> list[int]:
     """The pids to kill."""
-    if who == "runner":
-        pid = lock_holder(api.run_path(run) / "lock")
-        return [pid] if pid else []
-    found = []
-    for pid, command in processes_of(run):
-        is_rank = b"\0PMI_RANK=" in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
-        is_launcher = "mpiexec.hydra" in command
-        if (who == "rank" and is_rank) or (who == "mpirun" and is_launcher):
-            found.append(pid)
-    return found[-1:]
+    role = {"runner": "runner", "rank": "rank", "mpirun": "launcher", "etl": "worker"}[who]
+    return [process.pid for process in processes_of(run) if process.role == role]
 
 
 def progressed(event: ev.Event) -> bool:
@@ -94,8 +79,7 @@ def test_training_killed_and_resumed(
     wait_for(run, moment)
     pids = victims(run, who)
     assert pids, processes_of(run)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    os.kill(pids[-1], signal.SIGKILL)
     if who != "runner":
         assert api.wait_for_end(run, 60).status is RunStatus.FAILED
     wait_until_nothing_is_left(run, 30)
@@ -120,7 +104,7 @@ def assert_nothing_ran_twice(run: str) -> None:
             whole.add(event.step)
 
 
-@pytest.mark.parametrize("who", ["runner", "worker"])
+@pytest.mark.parametrize("who", ["runner", "etl"])
 def test_etl_killed_and_resumed(
     who: str, home: Home, baseline: Callable[[int], Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,14 +113,11 @@ def test_etl_killed_and_resumed(
     borrow(home, baseline(1), ("data",))
     run = api.start("tiny")
     wait_for(run, lambda e: isinstance(e, ev.StepProgressed) and e.step == "etl")
-    if who == "runner":
-        pids = victims(run, "runner")
-    else:
-        pids = [pid for pid, command in processes_of(run) if "models.dlrm.etl" in command]
+    pids = victims(run, who)
     assert pids
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    if who == "worker":
+    if who == "etl":
         state = api.wait_for_end(run, 60)
         assert state.status is RunStatus.FAILED
         assert state.steps["etl"].status is StepStatus.FAILED
