@@ -204,7 +204,7 @@ def _unexplained(outcome: _Outcome, launch: Launch, host: str, log: str) -> Aiok
     return StepFailed(
         f"{who} on {host} {how} without a result",
         why="last lines of its output:\n       " + "\n       ".join(lines) if lines else "",
-        todo="look at the log; `aiok resume` goes on from the last checkpoint",
+        todo="look at the log; `aiok resume` goes on from the last checkpoint" if log else "",
         log=log,
     )
 
