@@ -70,6 +70,8 @@ ACTIONS = (
     Action("step_on", "f3", "Next", "go to the next step", (WIZARD,)),
     Action("review", "f10", "Review", "see the plan before it runs", (WIZARD,), "plan"),
     Action("launch", "f5", "Launch", "write the recipe and start the run", (REVIEW,), "run"),
+    Action("new_draft", "ctrl+n", "Anew", "forget all answers and begin again", (WIZARD,),
+           footer=False),
     Action("leave", "escape", "Leave", "go back to the list of runs; nothing is lost",
            (RUN, WIZARD, REVIEW)),
     Action("palette", "ctrl+p", "Palette", "choose any of these by name", (HOME, RUN, *_FORM),

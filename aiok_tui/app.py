@@ -35,8 +35,14 @@ class AiokApp(App[None], inherit_bindings=False):
 
     TITLE = "aiok"
     CSS_PATH = "screens/home.tcss"
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (100, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-short"), (30, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - as Textual declares it
+        (0, "-narrow"),
+        (100, "-wide"),
+    ]
+    VERTICAL_BREAKPOINTS = [  # noqa: RUF012
+        (0, "-short"),
+        (30, "-tall"),
+    ]
     ENABLE_COMMAND_PALETTE = False  # the palette opens by an action of the registry
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+c", "interrupt", show=False, priority=True),
@@ -59,7 +65,7 @@ class AiokApp(App[None], inherit_bindings=False):
         super().__init__()
         self.clock, self.background, self.first_run = clock, background, run
         self.feed = Feed(engine)
-        self.calls = Calls(lambda act: self.post_message(self.Answered(act)) and None)
+        self.calls = Calls(self._answer)
         self.crash: Exception | None = None
         self._ticks = 0
         self.register_theme(THEME)
@@ -106,6 +112,10 @@ class AiokApp(App[None], inherit_bindings=False):
         self.feed.close()
 
     # --- calls ---
+
+    def _answer(self, act: Callable[[], None]) -> None:
+        """From any thread: have something done in the app's."""
+        self.post_message(self.Answered(act))
 
     def do(
         self,
@@ -155,7 +165,7 @@ class AiokApp(App[None], inherit_bindings=False):
         from textual.command import CommandPalette
         from textual.system_commands import SystemCommandsProvider
 
-        if not CommandPalette.is_open(self):
+        if not any(isinstance(screen, CommandPalette) for screen in self.screen_stack):
             self.push_screen(
                 CommandPalette(providers=[SystemCommandsProvider], placeholder="what to do")
             )

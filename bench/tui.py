@@ -1,4 +1,4 @@
-"""Start of the command line and of the terminal app: CPU time of `aiok --help` and of the first frame.
+"""CPU time of `aiok --help` and of the first frame of the terminal app.
 
 The app runs in a pseudo-terminal; its CPU time (user + system, all its threads) is read from /proc
 when the footer, the last line of the first frame, has been written, and again when the list of runs

@@ -22,7 +22,7 @@ class Turn(NamedTuple):
     charts: bool = True
 
 
-class FeedScreen(Screen[None]):
+class FeedScreen(Screen[Any]):
     """A screen the app's timer draws. `area` names it in the registry of actions."""
 
     area = ""

@@ -104,8 +104,9 @@ class HomeScreen(RunActions):
         top = spread([(" aiok", "strong"), (f"   {said}", "dim")], [self.clock_cell()], width - 1)
         self.query_one("#top", Lines).show([top])
         wide = width >= 100
-        columns = [Column("RUN", 0), Column("STATE", 11), Column("STEP", 10),
-                   Column("PROGRESS", 17 if wide else 5), Column("BEST", 18 if wide else 16)]  # fmt: skip
+        columns = [Column("RUN"), Column("STATE", 11), Column("STEP", 10),
+                   Column("PROGRESS" if wide else "DONE", 17 if wide else 5),
+                   Column("BEST", 18 if wide else 16)]  # fmt: skip
         if wide:
             columns += [Column("LEFT", 7, right=True), Column("STARTED", 12)]
         rows = [Row(run.id, self._cells(run, wide)) for run in chosen]

@@ -178,8 +178,10 @@ class RunScreen(RunActions):
         if not self.pinned and current is not None:
             tree.point(current.id)
         step = view.state.steps.get(tree.cursor or "")
-        room = max(20, (width if self.one_pane else int(width * 0.55)) - (2 if self.one_pane else 4))
-        self.query_one("#notes", Lines).show(_notes(step, room) if step is not None else [])
+        room = width - 2 if self.one_pane else int(width * 0.55) - 4
+        self.query_one("#notes", Lines).show(
+            _notes(step, max(20, room)) if step is not None else []
+        )
         self._choose_log(view)
 
     def _draw_charts(self, view: RunView, now: float) -> None:
@@ -335,7 +337,7 @@ def _notes(step: StepState, width: int) -> list[list[Cell]]:
     """What was decided in a step, and its problem, below the tree."""
     lines: list[list[Cell]] = [[], *wrap(step.title, width, "strong")]
     if step.status.is_whole:
-        lines += wrap(parts.headline(step), width)
+        lines += wrap(parts.step_text(step, 0.0)[0], width)
     if step.problem is not None:
         for label, text in (("why", step.problem.why), ("do", step.problem.todo),
                             ("log", step.problem.log)):  # fmt: skip

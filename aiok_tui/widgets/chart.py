@@ -78,7 +78,9 @@ def _join(bucket: tuple[int, int], row: int) -> tuple[int, int]:
     return (row, row) if low > high else (min(low, row), max(high, row))
 
 
-def canvas(all_series: Sequence[Series], width: int, height: int, braille: bool) -> list[list[Cell]]:
+def canvas(
+    all_series: Sequence[Series], width: int, height: int, braille: bool
+) -> list[list[Cell]]:
     """The curves on `width` x `height` cells, top line first."""
     x = span_of([value for series in all_series for value in series.xs])
     y = span_of([value for series in all_series for value in series.ys])

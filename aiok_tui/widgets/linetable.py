@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rich.style import Style
 from textual import events
@@ -39,7 +40,7 @@ class LineTable(Painted, ScrollView, can_focus=True):
     DEFAULT_CSS = """
     LineTable { overflow-x: hidden; overflow-y: auto; scrollbar-size-vertical: 1; }
     """
-    BINDINGS: list[BindingType] = [  # noqa: RUF012 - as Textual declares it
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", show=False),
         Binding("down,j", "move(1)", show=False),
         Binding("pageup,ctrl+u", "page(-1)", show=False),
@@ -144,7 +145,8 @@ class LineTable(Painted, ScrollView, can_focus=True):
         """The cells of each column in the present width."""
         fixed = sum(column.width for column in self.columns)
         open_ones = sum(column.width == 0 for column in self.columns)
-        room = max(0, self.scrollable_content_region.width - 2 - fixed - 2 * (len(self.columns) - 1))
+        gaps = 2 * len(self.columns)  # the mark of the cursor is two cells wide, too
+        room = max(0, self.scrollable_content_region.width - fixed - gaps)
         return [column.width or room // max(1, open_ones) for column in self.columns]
 
     def render_line(self, y: int) -> Strip:

@@ -100,8 +100,8 @@ class LogView(Painted, ScrollView, can_focus=True):
         if self.needle:
             more = "+" if log.searching or log.hits >= 100_000 else ""
             at = f"{self.at_hit + 1:,} of " if self.at_hit >= 0 else ""
-            parts.append(f"/{self.needle}/ {at}{log.hits:,}{more}" if log.hits else
-                         f"/{self.needle}/ {'looking' if log.searching else 'not found'}")  # fmt: skip
+            none = "looking" if log.searching else "not found"
+            parts.append(f"/{self.needle}/ " + (f"{at}{log.hits:,}{more}" if log.hits else none))
         return " · ".join(parts)
 
     # --- follow ---

@@ -23,7 +23,8 @@ STEPS = [
 
 def _before_training(run: str) -> list[ev.Event]:
     return [
-        ev.RunCreated(t=T0, run=run, recipe="quickstart", steps=STEPS, command="aiok run quickstart"),
+        ev.RunCreated(t=T0, run=run, recipe="quickstart", steps=STEPS,
+                      command="aiok run quickstart"),
         ev.RunStarted(t=T0 + 0.4, pid=1, attempt=1),
         ev.StepStarted(t=T0 + 0.5, step="provision", identity=""),
         ev.StepFinished(t=T0 + 1.5, step="provision", identity="", seconds=1.0,
@@ -57,7 +58,11 @@ def _training(points: int) -> list[ev.Event]:
 
 def _after_training(report: Path) -> list[ev.Event]:
     t = T0 + 80
-    result = {"rows_per_second": 95000.0, "best": {"valid": {"auc": 0.7896}}, "stop_reason": "epochs"}
+    result = {
+        "rows_per_second": 95000.0,
+        "best": {"valid": {"auc": 0.7896}},
+        "stop_reason": "epochs",
+    }
     return [
         ev.StepFinished(t=t, step="train", identity="train-1", seconds=64.9, result=result),
         ev.StepStarted(t=t, step="evaluate", identity="evaluate-1"),
@@ -114,7 +119,10 @@ def record(folder: Path, kind: str) -> RunFolder:
             }  # fmt: skip
             file.write(json.dumps(sample) + "\n")
     lines = [f"epoch 1 step {i * 10} loss {0.69 - i / 400:.4f} 95,000 rows/s" for i in range(1, 61)]
-    lines[20:20] = ["warning: 1 NUMA node only", "loading \x1b[31mred\x1b[0m [bold]text[/bold] \x9b2J"]
+    lines[20:20] = [
+        "warning: 1 NUMA node only",
+        "loading \x1b[31mred\x1b[0m [bold]text[/bold] \x9b2J",
+    ]
     (found.logs("train") / "output.log").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (found.logs("etl") / "output.log").write_text("sail 0.7.2 started\n", encoding="utf-8")
     found.report.write_text("<html></html>", encoding="utf-8")
