@@ -18,7 +18,6 @@ from models.settings import resolve
 BYTES_PER_ROW = {"criteo": 240.0, "table": 100.0}
 GZIP_FACTOR = 3.5
 START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0}
-ENVIRONMENT_GIB = {"etl": 0.6, "spark": 1.0, "torch": 1.6}
 ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5}
 MANY_CORES = 8  # above it a rank gets several cores
 
@@ -32,7 +31,7 @@ class Job:
     origins: Mapping[str, str]
     facts: HostFacts
     files: Sequence[FileFacts]
-    installed: frozenset[str]
+    missing_gib: Mapping[str, float]  # disk that environments not yet installed will take
 
 
 def advise(job: Job) -> dict[str, Value]:
@@ -92,9 +91,9 @@ def make_plan(job: Job) -> Plan:
         kind="provision",
         title="environments " + ", ".join(environments),
         estimate=Estimate(
-            minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e not in job.installed),
+            minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e in job.missing_gib),
             memory_gib=0.3,
-            disk_gib=sum(ENVIRONMENT_GIB[e] for e in environments if e not in job.installed),
+            disk_gib=round(sum(job.missing_gib.get(e, 0.0) for e in environments), 2),
         ),
     )
     report = Step(

@@ -144,7 +144,7 @@ def _plan(source: recipe.Source, overrides: Sequence[str], verify: bool = False)
         origins=origins,
         facts=host_facts(),
         files=files,
-        installed=environments.installed(LocalTransport()),
+        missing_gib=environments.missing(LocalTransport()),
     )
     return make_plan(job)
 
@@ -251,7 +251,7 @@ def _launch(folder: RunFolder) -> None:
     env = {**os.environ, "PYTHONPATH": root}
     with open(logs / "run.log", "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "engine.run", str(folder.path)],
+            [sys.executable, "-P", "-m", "engine.run", str(folder.path)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +45,14 @@ def environment_folder(name: str) -> Path:
     return Path(provision.environment_folder(home(), lock_of(name)))
 
 
-def installed(transport: Transport) -> frozenset[str]:
-    """The names of the environments that are whole."""
-    return frozenset(n for n in names() if provision.is_installed(transport, environment_folder(n)))
+def missing(transport: Transport) -> dict[str, float]:
+    """The environments that are not whole, and the disk each will take (wheels too), in GiB."""
+    found = {}
+    for name in names():
+        if not provision.is_installed(transport, environment_folder(name)):
+            lock = lock_of(name)
+            found[name] = lock.wheels_gib + lock.installed_gib
+    return found
 
 
 def install_environment(
@@ -104,7 +108,7 @@ def remove_environment(name: str) -> bool:
     folder = environment_folder(name)
     found = list(folder.parent.glob(f"{name}-*")) if folder.parent.is_dir() else []
     for path in found:
-        shutil.rmtree(path, ignore_errors=True)
+        provision.remove(LocalTransport(), path, provision.local_python())
     return bool(found)
 
 
