@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from models import worker
 from models.recdp.blocks import Manifest, write_block
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +76,17 @@ def start(spec: dict[str, Any], work: Path, module: str = "models.train", launch
             stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
                              "AIOK_MESSAGES": str(work / "messages"), **environment},
         )  # fmt: skip
+
+
+def run_here(spec: dict[str, Any], work: Path, monkeypatch: pytest.MonkeyPatch,
+             module: str = "models.train") -> int:  # fmt: skip
+    """Run a worker on a spec in this process, which saves the import of torch; its exit code."""
+    path = work / "spec.json"
+    path.write_text(json.dumps(spec))
+    monkeypatch.setenv("AIOK_MESSAGES", str(work / "messages"))
+    monkeypatch.setattr(worker.StopFlag, "install", lambda flag: None)  # signals stay pytest's
+    main = getattr(import_module(module), module.rpartition(".")[2])
+    return worker.run(main, [module, str(path)])
 
 
 def messages(work: Path, kind: str, rank: int = 0) -> list[dict[str, Any]]:

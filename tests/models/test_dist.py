@@ -1,0 +1,144 @@
+"""Ranks started by Intel MPI agree with one rank: gradients, weights, scores; lost ranks end it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from models import dist
+from models.worker import InputProblem, WorkFailed
+from tests.models.training_data import messages, result, start, train_spec, write_data
+
+PREFIX = Path(sys.executable).parent.parent
+MPIRUN = PREFIX / "bin" / "mpirun"
+MPI = {
+    "PATH": f"{PREFIX / 'bin'}:{os.environ.get('PATH', '')}", "I_MPI_ROOT": str(PREFIX),
+    "I_MPI_HYDRA_BOOTSTRAP": "fork", "I_MPI_PIN": "0",
+}  # fmt: skip
+needs_mpi = pytest.mark.skipif(not MPIRUN.exists(), reason="this environment has no Intel MPI")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,501 training rows: the last global batch of 100 has one row, so some ranks have none."""
+    return write_data(tmp_path_factory.mktemp("data"), {"train": 1501, "valid": 401, "test": 0})
+
+
+def train(work: Path, data: Path, ranks: int, **settings: object) -> dict[str, np.ndarray]:
+    work.mkdir()
+    spec = train_spec(work, data, ranks=ranks, rendezvous=f"file://{work}/rendezvous",
+                      settings={"epochs": 1, **settings})  # fmt: skip
+    launch = [str(MPIRUN), "-n", str(ranks)] if ranks > 1 else None
+    assert start(spec, work, launch=launch, **MPI).wait(80) == 0, (work / "log").read_text()
+    for rank in range(ranks):
+        assert messages(work, "done", rank)
+    weights: dict[str, np.ndarray] = load_file(work / "output" / "weights.safetensors")
+    return weights
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("ranks", "settings"),
+    [(2, {}), (4, {}), (2, {"fused_tables": False, "table_optimizer": "sgd",
+                            "table_learning_rate": 0.1, "dense_optimizer": "sgd"})],
+)  # fmt: skip
+def test_ranks_end_with_the_weights_of_one_rank(
+    tmp_path: Path, data: Path, ranks: int, settings: dict[str, object]
+) -> None:
+    alone = train(tmp_path / "alone", data, 1, **settings)
+    together = train(tmp_path / "together", data, ranks, **settings)
+    for name, weights in alone.items():
+        np.testing.assert_allclose(together[name], weights, atol=1e-5, err_msg=name)
+    one, many = result(tmp_path / "alone"), result(tmp_path / "together")
+    assert abs(one["best"]["valid"]["auc"] - many["best"]["valid"]["auc"]) < 0.002
+    assert one["rows"] == many["rows"] == 1501
+
+
+@needs_mpi
+def test_one_rank_stopped_means_all_stop_and_the_job_resumes(tmp_path: Path, data: Path) -> None:
+    spec = train_spec(tmp_path, data, ranks=2, rendezvous=f"file://{tmp_path}/first",
+                      settings={"epochs": 500, "patience": 1000})  # fmt: skip
+    job = start(spec, tmp_path, launch=[str(MPIRUN), "-n", "2"], **MPI)
+    wait_for(lambda: len(messages(tmp_path, "scalar")) > 3)
+    os.kill(rank_pid(tmp_path / "spec.json", 1), signal.SIGTERM)
+    job.wait(60)
+    saved = messages(tmp_path, "saved")[-1]["step"]
+    assert not messages(tmp_path, "problem")
+    assert not messages(tmp_path, "result")
+    spec.update(rendezvous=f"file://{tmp_path}/second", goal={"metric": "auc", "minutes": 0.0001})
+    assert start(spec, tmp_path, launch=[str(MPIRUN), "-n", "2"], **MPI).wait(60) == 0
+    assert f"resumed from step {saved}" in [m["text"] for m in messages(tmp_path, "note")]
+    assert "minutes are over" in result(tmp_path)["stop_reason"]
+
+
+@needs_mpi
+def test_a_killed_rank_ends_the_job_with_a_clear_problem(tmp_path: Path, data: Path) -> None:
+    spec = train_spec(tmp_path, data, ranks=2, rendezvous=f"file://{tmp_path}/first",
+                      settings={"epochs": 500, "patience": 1000})  # fmt: skip
+    # Without mpirun, which would end the other rank before it can speak.
+    ranks = [start(spec, tmp_path, RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    wait_for(lambda: len(messages(tmp_path, "scalar")) > 3)
+    ranks[1].kill()
+    assert ranks[0].wait(60) == 1
+    ranks[1].wait(10)
+    assert "lost contact" in messages(tmp_path, "problem")[-1]["what"]
+
+
+def test_a_wrong_number_of_ranks_is_bad_input() -> None:
+    with pytest.raises(InputProblem, match="1 ranks, its spec says 3"), dist.joined(3, None):
+        pass
+
+
+def test_a_rendezvous_must_be_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputProblem, match="rendezvous"), dist.joined(2, "/tmp/x"):
+        pass
+
+
+def test_one_rank_needs_no_communication() -> None:
+    with dist.joined(1, None) as ranks:
+        tensor = torch.ones(2)
+        ranks.sum(tensor)
+        assert tensor.tolist() == ranks.gather_rows(tensor).tolist() == [1.0, 1.0]
+        assert ranks.share({"a": [1]}) == {"a": [1]}
+
+
+def test_errors_of_gloo_are_explained() -> None:
+    with pytest.raises(WorkFailed, match="lost contact"):
+        dist.Ranks(0, 2).sum(torch.ones(1, device="meta"))
+
+
+def test_the_interface_towards_this_machine_is_the_loopback() -> None:
+    assert dist.interface_towards("127.0.0.1") == "lo"
+
+
+def rank_pid(spec: Path, rank: int) -> int:
+    """The process of one rank of the job with this spec."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if argv[1:4] == [b"-m", b"models.train", str(spec).encode()] and (
+            f"PMI_RANK={rank}".encode() in environment
+        ):
+            return int(entry.name)
+    raise AssertionError(f"rank {rank} is not running")
+
+
+def wait_for(condition: object, seconds: float = 60) -> None:
+    """Poll until something has happened; fails when it does not."""
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
