@@ -77,8 +77,16 @@ def forms(network: Dlrm, model: dict[str, Any]) -> tuple[Form, ...]:
     inputs: tuple[tuple[list[int], str], ...] = (([-1, numeric], "f32"), ([-1, tables], "i32"))
     vectors: tuple[tuple[list[int], str], ...] = (inputs[0], ([-1, tables, d], "f32"))
     return (
-        Form("openvino", "model", Whole(head, storage, starts).eval(), inputs, _as_they_are),
-        Form("openvino_head", "head", head, vectors, looked_up),
+        Form(
+            "openvino",
+            "model",
+            Whole(head, storage, starts).eval(),
+            inputs,
+            _as_they_are,
+            numeric,
+            tables,
+        ),
+        Form("openvino_head", "head", head, vectors, looked_up, numeric, tables),
     )
 
 

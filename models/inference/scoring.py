@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,15 @@ _TYPES = {"f32": (ov.Type.f32, torch.float32), "i32": (ov.Type.i32, torch.int32)
 @dataclass(frozen=True)
 class Form:
     """A graph to export. `file` is its name in the bundle, `inputs` its (shape, type) pairs with
-    -1 for the batch; `feed` turns (numeric, ids) into the arrays of the inputs."""
+    -1 for the batch; `feed` turns numeric [n, numeric] and ids [n, tables] into the inputs."""
 
     name: str
     file: str
     module: nn.Module
     inputs: tuple[tuple[list[int], str], ...]
     feed: Callable[[Array, Array], tuple[Array, ...]]
+    numeric: int
+    tables: int
 
 
 def convert(form: Form, folder: Path) -> Path:
@@ -73,13 +75,24 @@ def compiled(form: Form, path: Path, threads: int) -> Score:
             "ENABLE_CPU_PINNING": False,
         },
     )
-    own = threading.local()
+    requests: SimpleQueue[Any] = SimpleQueue()
+    one_row = form.feed(
+        np.zeros((1, form.numeric), np.float32), np.zeros((1, form.tables), np.int32)
+    )
+    for _ in range(threads):
+        request = graph.create_infer_request()
+        # OpenVINO's Python layer sets itself up at the first call, and two threads that make their
+        # first call at the same time can wait for each other for ever (2026.4: lock against GIL).
+        request.infer(list(one_row), share_inputs=True)
+        requests.put(request)
 
     def run(numeric: Array, ids: Array) -> Array:
-        if not hasattr(own, "request"):
-            own.request = graph.create_infer_request()
-        logits: Array = own.request.infer(list(form.feed(numeric, ids)), share_inputs=True)[0]
-        return np.array(logits, dtype=np.float32)
+        request = requests.get()
+        try:
+            logits: Array = request.infer(list(form.feed(numeric, ids)), share_inputs=True)[0]
+            return np.array(logits, dtype=np.float32)
+        finally:
+            requests.put(request)
 
     return run
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +342,24 @@ def test_a_model_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
     (other / "manifest.json").write_text(json.dumps(text))
     with pytest.raises(InputProblem, match="differ in table_sizes"):
         export.work(export_spec(other, weights, tmp_path / "out"), silent(tmp_path), StopFlag())
+
+
+def test_the_first_calls_of_many_threads_do_not_wait_for_each_other(
+    exported: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """In new processes: only the first calls of a process can meet, and not in each of them."""
+    (tmp_path / "in.tsv").write_text("".join(map(line_of, raw_rows(64, seed=18))))
+    (tmp_path / "spec.json").write_text(json.dumps({
+        "bundle": str(exported[0]), "output": str(tmp_path / "out.csv"), "threads": 8,
+        "batch_size": 4, "dataset": {"format": "criteo", "paths": [str(tmp_path / "in.tsv")]},
+    }))  # fmt: skip
+    root = str(Path(predict.__file__).parents[2])
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "models.inference.predict", str(tmp_path / "spec.json")],
+            env={**os.environ, "PYTHONPATH": root}, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_streams_keep_the_order_of_batches() -> None:
