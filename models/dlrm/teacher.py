@@ -21,9 +21,9 @@ from models.recdp.split import hash_unit
 Array = NDArray[Any]
 
 INTS, CATEGORIES = 13, 26
-RANK = 4  # length of the interaction vectors
-HEAD = 4096  # ids below this number of a column have effects of full size and vectors
-TAIL_EFFECT = 0.35  # size of the other ids' effects, as a part of the head's
+RANK = 3  # length of the interaction vectors
+HEAD = 200  # ids below this number of a column have vectors
+FADE = 50  # the size of what an id adds falls as 1 / sqrt(1 + number / FADE): rare ids matter less
 FIRST_CHANGING = 48  # ids before this one live for ever
 CHANGING = 0.3  # part of the other ids that are replaced by a new id at some moment
 LARGEST_COLUMN = 1 << 20
@@ -37,8 +37,8 @@ CARDINALITY = (900, 500, 0, 0, 250, 14, 9000, 450, 3, 20000, 4500, 0, 3000, 26, 
                1600, 4, 0, 14, 15, 30000, 70, 20000)  # fmt: skip
 EXPONENT = (1.1, .8, 1.25, 1.3, .9, .8, 1.2, .9, .5, 1.25, 1.1, 1.3, 1.1, .7, 1.2, 1.2, .6, 1.1,
             1.1, .5, 1.25, .7, .7, 1.2, .8, 1.2)  # fmt: skip
-CROSSED = (0, 1, 4, 5, 7, 8, 13, 16, 17, 18, 19, 21, 22, 24)  # columns with interaction vectors
-STRENGTH = {"line": 0.30, "bumps": 0.55, "effects": 0.75, "products": 0.80}  # logit deviations
+CROSSED = (5, 13, 16, 21, 22, 24)  # columns with interaction vectors: few ids, seen often
+STRENGTH = {"line": 0.50, "bumps": 0.40, "effects": 0.90, "products": 0.45}  # logit deviations
 INTERCEPT = -1.25
 PILOT_ROWS = 20_000
 
@@ -60,6 +60,12 @@ class Rows:
     numeric_vector: Array
 
 
+def _fade(count: int) -> Array:
+    """Size of the effects of ids 0..count-1: float32."""
+    size: Array = ((1 + np.arange(count) / FADE) ** -0.5).astype(np.float32)
+    return size
+
+
 class Teacher:
     """Draws rows and knows the true logit of each. Memory does not grow with the rows.
 
@@ -74,8 +80,8 @@ class Teacher:
         self.birth = [self._birth(column, n) for column, n in enumerate(self.cardinality)]
         self.effect = [self._effects(column, n) for column, n in enumerate(self.cardinality)]
         self.vector = [
-            random.standard_normal((min(2 * self.cardinality[c], HEAD), RANK), np.float32)
-            for c in CROSSED
+            random.standard_normal((count, RANK), np.float32) * _fade(count)[:, None]
+            for count in (min(self.cardinality[c], HEAD) for c in CROSSED)
         ]
         self.line = random.standard_normal(INTS)
         self.bump = random.standard_normal((INTS, 3))
@@ -143,7 +149,8 @@ class Teacher:
         number = np.arange(2 * count, dtype=np.uint64)
         draw = hash_unit(number, self.seed * 64 + column + (1 << 41)).astype(np.float32)
         effects = (draw - 0.5) * np.float32(12**0.5)
-        effects[HEAD:] *= np.float32(TAIL_EFFECT)
+        effects[:count] *= _fade(count)
+        effects[count:] *= _fade(count)
         return np.append(effects, np.float32(0))
 
     def _ints(self, random: np.random.Generator, count: int) -> tuple[Array, Array]:

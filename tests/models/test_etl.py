@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import gzip
-from pathlib import Path
+import json
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from models.dlrm.teacher import Teacher
 from models.dlrm.generator import to_text
+from models.dlrm.teacher import Teacher
 from models.recdp import sources
 from models.recdp.blocks import SPLITS, Manifest
-from tests.models.recdp_reference import prepare_lines
+from models.recdp.split import Split
+from tests.models.recdp_reference import SAMPLE, assert_equal_to_reference, expected_manifest
 
 pytestmark = pytest.mark.environment("etl")
 
 
-def read_all(folder: Path):
-    manifest = Manifest.load(folder)
-    parts = [manifest.split(name) for name in SPLITS]
-    return [np.concatenate(a) for a in zip(*(p.read(0, p.rows) for p in parts), strict=True)]
-
-
-def assert_equal_to_reference(folder: Path, text: bytes, min_count: int = 2) -> None:
-    lines = text.decode().splitlines()
-    manifest = Manifest.load(folder)
-    rows = manifest.rows()
-    borders = (rows["train"], rows["train"] + rows["valid"])
-    numeric, ids, label, dictionaries = prepare_lines(lines, borders, min_count)
-    for got, expected in zip(read_all(folder), (numeric, ids, label), strict=True):
-        np.testing.assert_array_equal(got, expected)
-    for name, size, expected in zip(
-        manifest.categorical, manifest.table_sizes, dictionaries, strict=True
-    ):
-        table = pq.read_table(folder / "dictionaries" / f"{name}.parquet").to_pydict()
-        assert table["value"] == list(expected)
-        assert table["count"] == [count for _, count in expected.values()]
-        assert table["id"] == list(range(1, size))
-
-
 def make_log(rows: int, seed: int = 3) -> bytes:
     return to_text(Teacher(seed, rows).draw(0, rows, 0))
+
+
+@pytest.mark.parametrize("by", ["time", "random"])
+def test_files_are_those_of_apache_spark(prepare, monkeypatch, by):
+    """test_etl_spark.py holds Apache Spark to the same manifests and digests."""
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 20_000)
+    _, folder = prepare([SAMPLE], split={"by": by, "valid": 0.1, "test": 0.2})
+    assert json.loads((folder / "manifest.json").read_text()) == expected_manifest(by)
+    if by == "time":
+        assert_equal_to_reference(folder, SAMPLE.read_bytes())
 
 
 def test_real_log_equals_reference(prepare, criteo_10k):
@@ -86,8 +73,6 @@ def test_random_split_keeps_order_and_is_repeatable(prepare, tmp_path):
     rows = first["rows"]
     assert first["rows"] == second["rows"]
     assert abs(rows["test"] - 600) < 80 and abs(rows["valid"] - 200) < 55
-    from models.recdp.split import Split
-
     parts = Split.parse(split).parts(0, 2000, 2000)
     label = np.array([int(line[:1]) for line in text.splitlines()])
     manifest = Manifest.load(folder)

@@ -1,0 +1,90 @@
+"""The same ETL on Apache Spark with real Java, and what is said when there is no Java.
+
+tests/data/criteo_sample_*.json are the manifests, with the sha256 of every block file, that both
+engines must make of tests/data/criteo_sample.tsv: test_etl.py holds the embedded engine to them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.recdp import session, sources
+from models.recdp.blocks import Manifest
+from models.worker import InputProblem
+from tests.models.recdp_reference import SAMPLE, assert_equal_to_reference, expected_manifest
+
+pytestmark = [
+    pytest.mark.environment("spark"),
+    pytest.mark.spark,
+    # pyspark leaves its sockets to the garbage collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.mark.parametrize("by", ["time", "random"])
+def test_files_are_those_of_the_embedded_engine(prepare, monkeypatch, by):
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 20_000)
+    result, folder = prepare([SAMPLE], engine="spark", address="local[2]", memory_gib=2,
+                             split={"by": by, "valid": 0.1, "test": 0.2})  # fmt: skip
+    assert result["engine"] == "spark"
+    assert json.loads((folder / "manifest.json").read_text()) == expected_manifest(by)
+
+
+@pytest.mark.parametrize("plan", ["broadcast join", "shuffle join"])
+def test_joins_find_the_same_ids(prepare, monkeypatch, plan):
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 20_000)
+    result, folder = prepare([SAMPLE], engine="spark", address="local[2]", forced=plan)
+    assert {entry["plan"] for entry in result["plan"]} == {plan}
+    assert json.loads((folder / "manifest.json").read_text()) == expected_manifest("time")
+
+
+def test_real_log_equals_reference(prepare, criteo_10k):
+    _, folder = prepare([criteo_10k], engine="spark", address="local[2]")
+    assert_equal_to_reference(folder, gzip.decompress(criteo_10k.read_bytes()))
+
+
+def test_table_with_a_time_column(prepare, tmp_path):
+    path = tmp_path / "t.csv"
+    lines = [f"{n % 2},{n},{'abc'[n % 3]},{1000 - n}" for n in range(200)]
+    path.write_text("y,a,c,t\n" + "\n".join(lines) + "\n")
+    columns = {"label": "y", "numeric": ["a"], "categorical": ["c"], "time": "t"}
+    result, folder = prepare([path], format="table", columns=columns, engine="spark",
+                             address="local[2]")  # fmt: skip
+    assert result["rows"] == {"train": 140, "valid": 20, "test": 40}
+    numeric, _, _ = Manifest.load(folder).split("test").read(0, 40)
+    np.testing.assert_array_equal(numeric[:, 0], np.log1p(np.arange(40.0)).astype(np.float32))
+
+
+def test_bad_data_reaches_the_driver(prepare, tmp_path):
+    (tmp_path / "a.tsv").write_bytes(SAMPLE.read_bytes() + b"1\t2\n")
+    with pytest.raises(InputProblem, match=r"a\.tsv, line 601: found 2 columns"):
+        prepare([tmp_path / "a.tsv"], engine="spark", address="local[2]")
+
+
+def test_without_java_the_error_says_what_to_install(prepare, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputProblem, match="needs Java 17 or 21") as caught:
+        prepare([SAMPLE], engine="spark", address="local[2]")
+    assert "install OpenJDK 17 or 21" in caught.value.todo
+
+
+def test_java_of_another_version_is_refused(tmp_path, monkeypatch):
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text('#!/bin/sh\necho \'openjdk version "25.0.1"\' >&2\n')
+    java.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(InputProblem, match=r"is version 25"):
+        session.find_java()
+
+
+def test_address_is_checked(prepare):
+    with pytest.raises(InputProblem, match="expected local"):
+        prepare([Path(SAMPLE)], engine="spark", address="yarn")
