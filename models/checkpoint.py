@@ -138,7 +138,9 @@ def _sha256(path: Path) -> str:
 
 
 def _explained(error: Exception, folder: Path) -> WorkFailed:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
+    # safetensors gives the system's error as text
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    full = full or "os error 28" in str(error)
     what = "the disk is full" if full else "cannot write"
     return WorkFailed(
         f"{what}: {folder}",

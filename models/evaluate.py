@@ -1,4 +1,7 @@
-"""`python -m models.evaluate spec.json`: one pass over the test rows. The keys: models/README.md."""
+"""`python -m models.evaluate spec.json`: one pass over the test rows.
+
+The keys of the spec: models/README.md.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -146,8 +146,7 @@ class Loop:
             epoch, start = divmod(self.progress.step, steps)
             for batch in self.data.batches(epoch, start):
                 signals = self._step(batch, steps)
-                self._between_steps(signals, steps)
-                if self.progress.stop_reason:
+                if self._ended_after(signals, steps):
                     break
         return self.progress
 
@@ -182,7 +181,7 @@ class Loop:
         due = now - self._saved_at >= self.plan.checkpoint_s
         return [float(self.stop.requested), float(first and due), float(first and over)]
 
-    def _between_steps(self, signals: Sequence[float], steps: int) -> None:
+    def _ended_after(self, signals: Sequence[float], steps: int) -> bool:
         """Validate, end and save when it is time to; the same decisions on every rank."""
         progress = self.progress
         if (progress.step - 1) % steps + 1 in self.plan.eval_steps(steps):
@@ -193,12 +192,14 @@ class Loop:
             progress.stop_reason = (
                 progress.stop_reason or f"the {self.plan.minutes:g} minutes are over"
             )
-        if progress.stop_reason and (not progress.curve or progress.curve[-1]["step"] != progress.step):
+        validated = bool(progress.curve) and progress.curve[-1]["step"] == progress.step
+        if progress.stop_reason and not validated:
             self._validate(steps)
         if progress.stop_reason or signals[STOP] or signals[SAVE]:
             self._save()
         if signals[STOP] and not progress.stop_reason:
             raise Stopped
+        return bool(progress.stop_reason)
 
     def _validate(self, steps: int) -> None:
         """Score the validation rows; keep the weights when they are the best so far."""
@@ -210,8 +211,9 @@ class Loop:
         values = validate(self.task, self.valid, self.ranks)
         if self.ranks.rank == 0:
             for name, value in values.items():
-                self.messenger.send(Scalar(name=name, value=value, split="valid",
-                                           step=progress.step, rows=progress.rows, epoch=epoch))  # fmt: skip
+                point = Scalar(name=name, value=value, split="valid", step=progress.step,
+                               rows=progress.rows, epoch=epoch)  # fmt: skip
+                self.messenger.send(point)
         progress.curve.append({"step": progress.step, "epoch": epoch, **values})
         value = values[plan.metric.name]
         best = progress.best
@@ -244,8 +246,9 @@ class Loop:
         if self.ranks.rank == 0:
             best = {f"best/{name}": t for name, t in self.best.items()}
             try:
+                tensors = {**self._state(), **best}
                 path = checkpoint.save(
-                    self.folder, self.progress.step, {**self._state(), **best}, asdict(self.progress)
+                    self.folder, self.progress.step, tensors, asdict(self.progress)
                 )
                 self.messenger.send(Saved(path=str(path), step=self.progress.step))
             except WorkFailed as error:

@@ -91,7 +91,9 @@ class ShuffledRows:
         order = np.random.default_rng([self.seed, epoch, window]).permutation(rows)
         positions = np.arange(skip * self.batch_size, rows)
         own = order[positions[positions % self.batch_size % self.size == self.rank]]
-        columns = [torch.from_numpy(np.concatenate(group)[own]) for group in zip(*parts, strict=True)]
+        columns = [
+            torch.from_numpy(np.concatenate(group)[own]) for group in zip(*parts, strict=True)
+        ]
         at = 0
         for first in range(skip * self.batch_size, rows, self.batch_size):
             global_rows = min(self.batch_size, rows - first)

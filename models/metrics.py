@@ -56,7 +56,8 @@ class ScoreHistogram:
         """Count labels [n] of 0 and 1 with scores [n]."""
         bits = np.ascontiguousarray(scores, dtype=np.float32).view(np.uint32)
         negative = bits >> 31 == 1
-        ordered = np.where(negative, ~bits, bits | np.uint32(1 << 31))  # unsigned order = float order
+        # so turned, the patterns have as unsigned numbers the order of the floats
+        ordered = np.where(negative, ~bits, bits | np.uint32(1 << 31))
         bins = (ordered >> np.uint32(12)).astype(np.int64)
         for value in (0, 1):
             self.counts[value] += np.bincount(bins[labels == value], minlength=HISTOGRAM_BINS)

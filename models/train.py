@@ -33,8 +33,10 @@ def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[st
             raise InputProblem(f"{spec['data']} has no training rows", todo="check the split")
         if ranks.rank == 0:
             messenger.send(Note(text=f"computes in {task.precision}: {task.precision_reason}"))
-        loop = Loop(task, plan(spec, model, settings), ranks, messenger, stop,
-                    Path(spec["checkpoints"]))  # fmt: skip
+        made = plan(spec, model, settings, task.rows("train").rows)
+        if ranks.rank == 0 and made.batch_size != settings["batch_size"]:
+            messenger.send(Note(text=f"batch of {made.batch_size} rows, for min_steps"))
+        loop = Loop(task, made, ranks, messenger, stop, Path(spec["checkpoints"]))
         loop.resume()
         progress = loop.run()
         if ranks.rank:
@@ -62,12 +64,15 @@ def model_settings(spec: dict[str, Any]) -> tuple[ModelSpec, dict[str, Value]]:
     return model, settings
 
 
-def plan(spec: dict[str, Any], model: ModelSpec, settings: dict[str, Any]) -> Plan:
-    """How long to train and when to save, from the spec's goal and the settings."""
+def plan(spec: dict[str, Any], model: ModelSpec, settings: dict[str, Any], rows: int) -> Plan:
+    """How long to train and when to save, from the spec's goal, the settings and the rows."""
     goal = spec.get("goal") or {}
-    names = ("epochs", "batch_size", "evals_per_epoch", "patience", "warmup", "decay")
+    names = ("epochs", "evals_per_epoch", "patience", "warmup", "decay")
+    batch_size = int(settings["batch_size"])
+    while batch_size > 1 and -(-rows // batch_size) < settings["min_steps"]:
+        batch_size //= 2
     return Plan(
-        **{name: settings[name] for name in names},
+        **{name: settings[name] for name in names}, batch_size=batch_size,
         learning_rate=float(settings["learning_rate"]), seed=int(spec["seed"]),
         metric=model.metric(goal.get("metric") or "auc"), target=goal.get("target"),
         minutes=goal.get("minutes"), checkpoint_s=float(spec["checkpoint_s"]),

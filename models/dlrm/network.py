@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -145,6 +146,6 @@ def initialize(network: Dlrm, table_sizes: Sequence[int], seed: int, table_scale
 
 def _mlp(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for into, out in zip(widths[:-1], widths[1:], strict=True):
+    for into, out in pairwise(widths):
         layers += [nn.Linear(into, out), nn.ReLU()]
     return nn.Sequential(*layers[: len(layers) if last_relu else -1])

@@ -13,6 +13,8 @@ SETTINGS: tuple[Setting, ...] = (
             help="hidden widths of the top MLP, between the interaction and the one output"),
     Setting(name="batch_size", kind=Kind.INT, default=128, low=1, high=1 << 20, tunable=True,
             unit="rows", help="rows of one global step, over all ranks"),
+    Setting(name="min_steps", kind=Kind.INT, default=1, low=1, high=1 << 20, unit="steps",
+            help="halve batch_size until an epoch has so many steps: small data needs small steps"),
     Setting(name="dense_optimizer", kind=Kind.CHOICE, default="sgd", choices=("sgd", "adam"),
             help="optimizer of the two MLPs"),
     Setting(name="table_optimizer", kind=Kind.CHOICE, default="sgd",

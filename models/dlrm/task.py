@@ -176,8 +176,8 @@ class SeparateTraining:
         """Unique rows [u], counted through all tables, and the gradients [u, d] of this rank."""
         if self.direct:
             return torch.empty(0, dtype=torch.int64), torch.empty(0)
-        found = [(start, weight.grad) for start, weight in zip(self.starts, self.weights, strict=True)
-                 if weight.grad is not None]  # fmt: skip
+        tables = zip(self.starts, self.weights, strict=True)
+        found = [(start, weight.grad) for start, weight in tables if weight.grad is not None]
         if not found:
             return torch.empty(0, dtype=torch.int64), torch.empty(0, self.weights[0].shape[1])
         ids = torch.cat([gradient._indices()[0] + start for start, gradient in found])
@@ -200,7 +200,7 @@ class SeparateTraining:
         self, ids: torch.Tensor, gradients: torch.Tensor, rate: float, global_rows: int
     ) -> None:
         """Give each table its part of the merged gradients."""
-        cuts = torch.searchsorted(ids, self.starts).tolist() + [len(ids)]
+        cuts = [*torch.searchsorted(ids, self.starts).tolist(), len(ids)]
         for i, weight in enumerate(self.weights):
             own = slice(cuts[i], cuts[i + 1])
             rows = ids[own] - self.starts[i]
@@ -219,9 +219,7 @@ class SeparateTraining:
                 if isinstance(optimizer, RowwiseAdagrad)}  # fmt: skip
 
 
-def _row_optimizer(
-    table: torch.Tensor, settings: Mapping[str, Any]
-) -> RowwiseAdagrad | RowwiseSgd:
+def _row_optimizer(table: torch.Tensor, settings: Mapping[str, Any]) -> RowwiseAdagrad | RowwiseSgd:
     if settings["table_optimizer"] == "rowwise_adagrad":
         return RowwiseAdagrad(table, float(settings["table_start"]))
     return RowwiseSgd(table)

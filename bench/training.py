@@ -1,0 +1,91 @@
+"""Workers run one after the other for the training benchmarks, each as a user's run starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from bench.harness import ROOT, python_of
+from models import catalog
+
+SPLIT = {"by": "time", "valid": 0.1, "test": 0.2}
+
+
+def work(module: str, environment: str, folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """Run a worker to its end in `folder`/output; the values of its result."""
+    process = begin([python_of(environment)], module, folder, spec)
+    return finished(process, folder)
+
+
+def begin(
+    launch: list[str], module: str, folder: Path, spec: dict[str, Any]
+) -> subprocess.Popen[bytes]:
+    """Start a worker; `launch` ends with the Python to use."""
+    (folder / "output").mkdir(parents=True, exist_ok=True)
+    (folder / "spec.json").write_text(json.dumps({"output": str(folder / "output"), **spec}))
+    threads = str(spec.get("threads", spec.get("cores", 1)))
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "AIOK_MESSAGES": str(folder / "messages"),
+        "OMP_NUM_THREADS": threads, "I_MPI_HYDRA_BOOTSTRAP": "fork", "I_MPI_PIN": "0",
+        "PATH": f"{Path(launch[-1]).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "I_MPI_ROOT": str(Path(launch[-1]).parent.parent),
+    }  # fmt: skip
+    with open(folder / "log", "wb") as log:
+        return subprocess.Popen(
+            [*launch, "-m", module, str(folder / "spec.json")], cwd=folder, stdout=log, stderr=log,
+            env=environment,
+        )  # fmt: skip
+
+
+def finished(process: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
+    """Wait for a worker; the values of its result, or RuntimeError with the end of its log."""
+    code = process.wait()
+    path = folder / "messages" / "rank-0000.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for line in reversed(lines):
+        if line["kind"] == "result":
+            values: dict[str, Any] = line["values"]
+            return values
+    problems = [line["what"] for line in lines if line["kind"] == "problem"]
+    raise RuntimeError(f"{folder}: exit {code}: {problems} {(folder / 'log').read_text()[-2000:]}")
+
+
+def generated(folder: Path, rows: int, seed: int) -> Path:
+    """Generated click logs and their truth."""
+    work("models.dlrm.generator", "etl", folder,
+         {"rows": rows, "seed": seed, "split": SPLIT, "cores": 2, "settings": {}})  # fmt: skip
+    return folder / "output"
+
+
+def prepared(folder: Path, logs: Path, profile: str) -> Path:
+    """The ETL's blocks of click logs, with the profile's min_count."""
+    settings = {"min_count": catalog.load("dlrm").profiles[profile]["min_count"]}
+    work("models.dlrm.etl", "etl", folder, {
+        "dataset": {"format": "criteo", "paths": [str(logs)], "columns": None}, "split": SPLIT,
+        "engine": "sail", "address": None, "settings": settings, "cores": 2, "memory_gib": 4,
+        "work": str(folder / "work"),
+    })  # fmt: skip
+    return folder / "output"
+
+
+def train_spec(folder: Path, data: Path, profile: str, **changes: Any) -> dict[str, Any]:
+    """The spec of a training by one rank; `settings` in changes go over the profile's."""
+    settings = {**catalog.load("dlrm").profiles[profile], **changes.pop("settings", {})}
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return {
+        "model": "dlrm", "settings": settings, "data": str(data),
+        "checkpoints": str(folder / "checkpoints"), "checkpoint_s": 600, "ranks": 1, "threads": 1,
+        "rendezvous": None, "seed": 7, "goal": {"metric": "auc", "target": None, "minutes": None},
+        **changes,
+    }  # fmt: skip
+
+
+def evaluated(folder: Path, data: Path, weights: Path, truth: Path | None) -> dict[str, Any]:
+    """Metrics on the test rows; their logits are in `folder`/output/scores.npy."""
+    return work("models.evaluate", "torch", folder, {
+        "model": "dlrm", "data": str(data), "weights": str(weights), "split": "test", "threads": 1,
+        "batch_size": 4096, "truth": None if truth is None else str(truth),
+    })  # fmt: skip
