@@ -71,7 +71,7 @@ def load_newest(
 
     Both are empty when there is no whole checkpoint.
     """
-    torn = []
+    torn: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
             return *load(path), torn

@@ -143,7 +143,7 @@ def test_batches_are_one_permutation_for_any_ranks_and_resume_anywhere(
         return [part.columns[0].tolist() for part in found]
 
     alone = epoch(0, 1)
-    assert sorted(sum(alone, [])) == list(range(count))
+    assert sorted(row for part in alone for row in part) == list(range(count))
     assert all(len(part) == batch for part in alone[:-1])
     for rank in range(ranks):
         assert epoch(rank, ranks) == [part[rank::ranks] for part in alone]

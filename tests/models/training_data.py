@@ -65,8 +65,10 @@ def train_spec(work: Path, data: Path, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def start(spec: dict[str, Any], work: Path, module: str = "models.train", launch: list[str] | None = None,
-          **environment: str) -> subprocess.Popen[bytes]:  # fmt: skip
+def start(
+    spec: dict[str, Any], work: Path, module: str = "models.train",
+    launch: list[str] | None = None, **environment: str,
+) -> subprocess.Popen[bytes]:  # fmt: skip
     """Start a worker on a spec; its messages go to work/messages, its output to work/log."""
     path = work / "spec.json"
     path.write_text(json.dumps(spec))
