@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -258,6 +259,8 @@ def _launch(folder: RunFolder) -> None:
             env=env,
             start_new_session=True,
         )
+    # Reaped here when it ends before this process does; it never depends on us.
+    threading.Thread(target=process.wait, name=f"reap {folder.id}", daemon=True).start()
     end = time.monotonic() + 20
     while time.monotonic() < end:
         if is_locked(folder.lock) or process.poll() is not None:

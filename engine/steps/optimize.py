@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.plan import Step
 from engine.steps.context import Context, run_step_worker
+from engine.store import cache_folder
 
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
@@ -21,4 +22,6 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
         "max_metric_drop": step.settings["max_metric_drop"],
         "metric": step.settings["metric"],
     }
-    return run_step_worker(context, step, spec)
+    result = run_step_worker(context, step, spec)
+    result["bundle"] = str(cache_folder() / step.identity)  # where it lies once it is whole
+    return result

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from engine import api
+from engine import events as ev
 from engine.state import RunStatus, StepStatus
 from tests.e2e.conftest import Home, new_home
 
@@ -59,6 +60,21 @@ def test_changing_a_setting_reruns_only_what_depends_on_it(done: Home) -> None:
     plan = {s.id: s.reuse for s in api.plan("tiny", ["epochs=1", "goal.max_metric_drop=0.5"]).steps}
     assert plan["train"]
     assert not plan["optimize"]
+
+
+def test_two_runs_at_once_make_the_same_output_once(done: Home) -> None:
+    changed = ["epochs=1", "dataset.generate.seed=77"]
+    runs = [api.start("tiny", changed) for _ in range(2)]
+    for run in runs:
+        assert api.wait_for_end(run, 80).status is RunStatus.DONE, api.state(run).problem
+    finished = [
+        event.identity
+        for run in runs
+        for event in api.events_since(run, 0)[0]
+        if isinstance(event, ev.StepFinished) and event.identity
+    ]
+    assert len(finished) == len(set(finished)) == 5
+    assert api.state(runs[0]).result("train") == api.state(runs[1]).result("train")
 
 
 def test_show_tells_the_join_plan_and_logs_the_exact_command(done: Home) -> None:
