@@ -11,11 +11,9 @@ training rows has its column's mean effect (and interaction vector) instead of i
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,10 @@ from numpy.typing import NDArray
 
 from models.dlrm.teacher import CATEGORIES, CROSSED, RANK, Rows, Teacher
 from models.messages import Messenger, Progress
-from models.metrics import auc
+from models.metrics import ScoreHistogram, auc
 from models.recdp.blocks import replace_file
 from models.recdp.criteo import NUMERIC
+from models.recdp.pool import in_processes
 from models.recdp.split import TEST, TRAIN, Split
 from models.worker import InputProblem, StopFlag, run
 
@@ -35,6 +34,7 @@ Array = NDArray[Any]
 CHUNK_ROWS = 16384
 PART_ROWS = 16 * CHUNK_ROWS
 BYTES_A_ROW = 260
+EXACT_AUC_ROWS = 20_000_000
 RARE = 14  # an id seen at most this often in training is rare
 CELL = 9  # bytes of a field in the matrix that text is made of: 8 and a separator
 
@@ -118,8 +118,6 @@ def judge_part(job: Job, part: int, view: TrainingView) -> tuple[Array, Array, i
     """The test rows of a part: labels [n], true and ceiling logit [n, 2], rows with a rare id."""
     labels, logits, rare_rows = [], [], 0
     teacher = _teacher(job)
-    if job.split.by == "time" and min(job.rows, (part + 1) * PART_ROWS) <= job.split.borders(job.rows)[1]:
-        return np.empty(0, np.uint8), np.empty((0, 2), np.float32), 0
     for start, rows in _chunks(job, part):
         test = job.split.parts(start, start + len(rows.label), job.rows) == TEST
         effects, vectors = rows.effects[test], rows.vectors[test]
@@ -172,13 +170,12 @@ def to_text(rows: Rows) -> bytes:
     cells = line[:, 2:].reshape(count, columns + CATEGORIES, CELL)
     cells[:, :, 8] = 9
     cells[:, -1, 8] = 10
-    high, low = np.divmod(rows.ints, 10_000)
-    small = (rows.ints < 10_000) | rows.int_missing
+    large = rows.ints >= 10_000
     text = np.zeros((count, columns, 2), "<u4")
-    text[:, :, 1] = _PLAIN[np.where(small, np.where(rows.int_missing, 0, rows.ints), 0) - _SMALL_LOW]
-    large = ~small
-    text[:, :, 0][large] = _PLAIN[high[large] - _SMALL_LOW]
-    text[:, :, 1][large] = _FILLED[low[large]]
+    text[:, :, 1] = _PLAIN[np.where(large, 0, rows.ints) - _SMALL_LOW]
+    high, low = np.divmod(rows.ints[large], 10_000)
+    text[:, :, 0][large] = _PLAIN[high - _SMALL_LOW]
+    text[:, :, 1][large] = _FILLED[low]
     text[rows.int_missing] = 0
     cells[:, :columns, :8] = text.view(np.uint8).reshape(count, columns, 8)
     keys = hex_keys(rows.ids).astype(">u4").view(np.uint8).reshape(count, CATEGORIES, 4)
@@ -204,65 +201,84 @@ def _parse(spec: dict[str, Any]) -> Job:
     return job
 
 
-def _join(job: Job, summaries: list[PartSummary]) -> TrainingView:
-    """Add up the parts in their order, so that the sums do not depend on the cores."""
-    seen = []
-    for column, number in enumerate(_teacher(job).cardinality):
-        counts = np.zeros(2 * number + 1, np.uint16)  # the last one is read for missing ids
-        for summary in summaries:
-            ids, count = summary.ids[column]
-            counts[ids] = np.minimum(counts[ids] + count, 255)
-        seen.append(counts.astype(np.uint8))
-    rows = max(1, sum(summary.train_rows for summary in summaries))
-    return TrainingView(
-        seen,
-        np.sum([summary.effect_sum for summary in summaries], axis=0) / rows,
-        np.sum([summary.vector_sum for summary in summaries], axis=0) / rows,
-    )
+class _View:
+    """Adds up the parts in their order, so that the sums do not depend on the cores."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        # the last count of each column is read for missing ids, and stays 0
+        self.seen = [np.zeros(2 * n + 1, np.uint8) for n in _teacher(job).cardinality]
+        self.effect_sum = np.zeros(CATEGORIES)
+        self.vector_sum = np.zeros((len(CROSSED), RANK))
+        self.train_rows = 0
+
+    def add(self, summary: PartSummary) -> None:
+        """Take in one part."""
+        for seen, (ids, count) in zip(self.seen, summary.ids, strict=True):
+            seen[ids] = np.minimum(seen[ids].astype(np.uint16) + count, 255)
+        self.effect_sum += summary.effect_sum
+        self.vector_sum += summary.vector_sum
+        self.train_rows += summary.train_rows
+
+    def result(self) -> TrainingView:
+        """What all parts together know."""
+        rows = max(1, self.train_rows)
+        return TrainingView(self.seen, self.effect_sum / rows, self.vector_sum / rows)
 
 
 def generate(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str, Any]:
     """The worker: see models/README.md for the keys and the result."""
     job = _parse(spec)
-    output = Path(job.output)
     parts = range(-(-job.rows // PART_ROWS))
-    cores = max(1, min(int(spec.get("cores") or 1), len(parts)))
-    with ProcessPoolExecutor(cores, multiprocessing.get_context("fork")) as pool:
-        summaries: list[PartSummary] = []
-        pending = [pool.submit(write_part, job, part) for part in parts]
-        for future in pending:
-            _check(stop, pool)
-            summaries.append(future.result())
-            done = min(job.rows, len(summaries) * PART_ROWS)
-            messenger.send(Progress(phase="generate", done=done, total=job.rows))
-        view = _join(job, summaries)
-        judged = []
-        for part, result in enumerate([pool.submit(judge_part, job, part, view) for part in parts]):
-            _check(stop, pool)
-            judged.append(result.result())
-            messenger.send(Progress(phase="truth", done=part + 1, total=len(parts), unit="parts"))
-    labels = np.concatenate([labels for labels, _, _ in judged])
-    logits = np.concatenate([logits for _, logits, _ in judged])
-    np.save(output / "truth.npy", logits)
-    rows = {"train": sum(summary.train_rows for summary in summaries), "test": len(labels)}
+    cores = max(1, int(spec.get("cores") or 1))
+    joined = _View(job)
+    size = positives = 0
+    for part, summary in enumerate(in_processes(write_part, [(job, p) for p in parts], cores, stop)):
+        joined.add(summary)
+        size, positives = size + summary.size, positives + summary.positives
+        done = min(job.rows, (part + 1) * PART_ROWS)
+        messenger.send(Progress(phase="generate", done=done, total=job.rows))
+    truth = _judge(job, cores, joined.result(), messenger, stop)
+    rows = {"train": joined.train_rows, "test": truth.pop("rows")}
     rows["valid"] = job.rows - rows["train"] - rows["test"]
-    bounds = {
-        "bayes_auc": _known(auc(labels, logits[:, 0])), "ceiling_auc": _known(auc(labels, logits[:, 1])),
-        "positive_rate": sum(summary.positives for summary in summaries) / job.rows,
-        "rare_share": sum(rare for _, _, rare in judged) / max(1, len(labels)),
-    }  # fmt: skip
-    truth = {"rows": rows, "seed": job.seed, "split": dict(spec.get("split") or {}), **bounds}
-    replace_file(output / "truth.json", json.dumps(truth, indent=1).encode() + b"\n")
+    bounds = {**truth, "positive_rate": positives / job.rows}
+    content = {"rows": rows, "seed": job.seed, "split": dict(spec.get("split") or {}), **bounds}
+    replace_file(Path(job.output) / "truth.json", json.dumps(content, indent=1).encode() + b"\n")
     return {
-        "rows": job.rows, "bytes": sum(summary.size for summary in summaries), **bounds,
+        "rows": job.rows, "bytes": size, **bounds,
         "files": [f"part-{part:05d}.tsv" for part in parts],
     }  # fmt: skip
 
 
-def _check(stop: StopFlag, pool: ProcessPoolExecutor) -> None:
-    if stop.requested:
-        pool.shutdown(cancel_futures=True)
-    stop.check()
+def _judge(
+    job: Job, cores: int, view: TrainingView, messenger: Messenger, stop: StopFlag
+) -> dict[str, Any]:
+    """Write truth.npy; returns test rows, Bayes and ceiling AUC and the share of rare rows."""
+    first = job.split.borders(job.rows)[1] // PART_ROWS if job.split.by == "time" else 0
+    parts = range(first, -(-job.rows // PART_ROWS))
+    labels, logits, rare = [], [], 0
+    pieces = [(job, part, view) for part in parts]
+    for number, (label, logit, rare_rows) in enumerate(in_processes(judge_part, pieces, cores, stop)):
+        labels.append(label)
+        logits.append(logit)
+        rare += rare_rows
+        messenger.send(Progress(phase="truth", done=number + 1, total=len(parts), unit="parts"))
+    label, logit = np.concatenate(labels), np.concatenate(logits)
+    np.save(Path(job.output) / "truth.npy", logit)
+    return {
+        "rows": len(label), "bayes_auc": _known(_auc(label, logit[:, 0])),
+        "ceiling_auc": _known(_auc(label, logit[:, 1])), "rare_share": rare / max(1, len(label)),
+    }  # fmt: skip
+
+
+def _auc(label: Array, logit: Array) -> float:
+    """Exact; by a histogram for so many rows that sorting them would take much memory."""
+    if len(label) <= EXACT_AUC_ROWS:
+        return auc(label, logit)
+    histogram = ScoreHistogram()
+    for start in range(0, len(label), EXACT_AUC_ROWS):
+        histogram.add(label[start : start + EXACT_AUC_ROWS], logit[start : start + EXACT_AUC_ROWS])
+    return histogram.auc()
 
 
 def _known(value: float) -> float | None:

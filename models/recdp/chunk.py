@@ -58,11 +58,13 @@ class Chunk:
 
 
 def read_chunks(
-    dataset: Dataset, unit: Unit, problems: Problems, labelled: bool = True
-) -> Iterator[tuple[Chunk, int]]:
+    dataset: Dataset, unit: Unit, problems: Problems, labelled: bool = True,
+    keep_numbers: bool = False,
+) -> Iterator[tuple[Chunk, int]]:  # fmt: skip
     """The chunks of a unit in order, each with the number of lines read for it (bad ones too).
 
     Bad rows are left out and listed in `problems`, with line numbers from 1 at the unit's start.
+    `keep_numbers`: numeric float64 as in the data, NaN where missing, for criteo too.
     """
     if dataset.format == "table":
         from models.recdp.table import read_table
@@ -73,7 +75,10 @@ def read_chunks(
     before = 0
     for text in read_texts(unit, problems):
         rows = reader.read(text)
-        yield _criteo_chunk(rows), reader.lines - before
+        chunk = _criteo_chunk(rows)
+        if keep_numbers:
+            chunk.numeric = np.where(rows.int_missing, np.nan, rows.ints)
+        yield chunk, reader.lines - before
         before = reader.lines
 
 
