@@ -62,14 +62,15 @@ class AiokApp(App[None], inherit_bindings=False):
         clock: Callable[[], float] = time.time,
         background: bool = True,
     ) -> None:
-        super().__init__()
+        bare = bool(os.environ.get("NO_COLOR"))  # Textual alone would still send greys
+        super().__init__(ansi_color=True if bare else None)
         self.clock, self.background, self.first_run = clock, background, run
         self.feed = Feed(engine)
         self.calls = Calls(self._answer)
         self.crash: Exception | None = None
         self._ticks = 0
         self.register_theme(THEME)
-        self.theme = "ansi-dark" if self.no_color else "aiok"
+        self.theme = "ansi-dark" if bare else "aiok"
 
     # --- life ---
 

@@ -141,8 +141,10 @@ class HomeScreen(RunActions):
         from aiok_tui.screens.parts import chart_series, headline_lines, step_lines
 
         preview.border_title = view.run
-        lines = [*headline_lines(view, self.size.width - 4), *step_lines(view, self.aiok.clock())]
-        self.query_one("#steps", Lines).show(lines)
+        steps = self.query_one("#steps", Lines)
+        width = (self.size.width - 6) // (2 if self.size.width >= 100 else 1)
+        lines = step_lines(view, self.aiok.clock(), width)
+        steps.show([*headline_lines(view, width), *lines])
         from aiok_tui.widgets.chart import LineChart
 
         if self.size.width >= 100 and self._curve is None:

@@ -28,7 +28,7 @@ def step_seconds(step: StepState, now: float) -> str:
     """How long a step took, or runs already."""
     if step.status is StepStatus.RUNNING and step.started is not None:
         return duration(max(0.0, now - step.started))
-    if step.status is StepStatus.REUSED:
+    if step.status in (StepStatus.REUSED, StepStatus.WAITING):
         return ""
     if step.seconds is None and step.started is not None and step.ended is not None:
         return duration(max(0.0, step.ended - step.started))
@@ -61,12 +61,14 @@ def _state_cell(step: StepState, lost: bool) -> Cell:
     return state_cell("lost" if lost and step.status is StepStatus.RUNNING else step.status.value)
 
 
-def step_lines(view: RunView, now: float) -> list[list[Cell]]:
-    """The step tree as lines."""
+def step_lines(view: RunView, now: float, width: int) -> list[list[Cell]]:
+    """The step tree as lines of at most `width` cells."""
+    room = max(0, width - ID_WIDTH - STATE_WIDTH - 10)
     return [
         [(fit(row.cells[0][0], ID_WIDTH) + " ", "plain"),
          (fit(row.cells[1][0], STATE_WIDTH), row.cells[1][1]),
-         (fit(row.cells[2][0], 7, right=True) + "  ", "dim"), row.cells[3]]
+         (fit(row.cells[2][0], 7, right=True) + "  ", "dim"),
+         (fit(row.cells[3][0], room).rstrip(), row.cells[3][1])]
         for row in step_rows(view.state, now)
     ]  # fmt: skip
 

@@ -15,12 +15,14 @@ from aiok_tui.actions import RUN, bindings, hints
 from aiok_tui.screens import parts
 from aiok_tui.screens.base import RunActions, Turn
 from aiok_tui.widgets.chart import LineChart
+from aiok_tui.widgets.glyphs import bar
 from aiok_tui.widgets.hints import Hints
 from aiok_tui.widgets.linetable import Column, LineTable
 from aiok_tui.widgets.logfile import LogFile
 from aiok_tui.widgets.logview import LogView
 from aiok_tui.widgets.meter import Meters
 from aiok_tui.widgets.paint import Cell, Lines, plain, spread, wrap
+from engine.state import StepStatus
 
 if TYPE_CHECKING:
     from textual.widgets import Input
@@ -180,7 +182,7 @@ class RunScreen(RunActions):
         step = view.state.steps.get(tree.cursor or "")
         room = width - 2 if self.one_pane else int(width * 0.55) - 4
         self.query_one("#notes", Lines).show(
-            _notes(step, max(20, room)) if step is not None else []
+            _notes(step, max(20, room), now) if step is not None else []
         )
         self._choose_log(view)
 
@@ -333,15 +335,15 @@ class RunScreen(RunActions):
         self.app.pop_screen()
 
 
-def _notes(step: StepState, width: int) -> list[list[Cell]]:
+def _notes(step: StepState, width: int, now: float) -> list[list[Cell]]:
     """What was decided in a step, and its problem, below the tree."""
     lines: list[list[Cell]] = [[], *wrap(step.title, width, "strong")]
-    if step.status.is_whole:
-        lines += wrap(parts.step_text(step, 0.0)[0], width)
-    if step.problem is not None:
-        for label, text in (("why", step.problem.why), ("do", step.problem.todo),
-                            ("log", step.problem.log)):  # fmt: skip
-            lines += wrap(f"{label:<4} {text}", width, "bad", "     ") if text else []
+    if step.status.is_whole or (step.status is StepStatus.RUNNING and step.phase):
+        lines += wrap(parts.step_text(step, now)[0], width)
+    if step.fraction is not None and step.status is StepStatus.RUNNING:
+        lines.append([(bar(step.fraction, min(40, width)), "accent")])
+    if step.problem is not None and step.problem.log:
+        lines += wrap(f"log  {step.problem.log}", width, "plain", "     ")
     for level, text in step.notes[-8:]:
         lines += wrap(text, width, "warn" if level == "warning" else "dim", "  ")
     return lines

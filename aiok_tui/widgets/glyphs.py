@@ -11,8 +11,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from aiok_tui.widgets.paint import Cell
+if TYPE_CHECKING:
+    from aiok_tui.widgets.paint import Cell
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,18 @@ class Glyphs:
     empty: str
     levels: str
     signs: dict[str, str]
-    rule: str
     more: str
+    cut: str
+    dot: str
 
 
 _UNICODE = Glyphs(
-    braille=True, full="█", empty="░", levels=" ▁▂▃▄▅▆▇█", rule="─", more="›",
+    braille=True, full="█", empty="░", levels=" ▁▂▃▄▅▆▇█", more="›", cut="…", dot="·",
     signs={"waiting": "·", "created": "·", "running": "●", "stopping": "◌", "done": "✓",
            "reused": "↺", "failed": "✗", "stopped": "■", "lost": "?"},
 )  # fmt: skip
 _ASCII = Glyphs(
-    braille=False, full="#", empty=".", levels=" .:-=+*#", rule="-", more=">",
+    braille=False, full="#", empty=".", levels=" .:-=+*#", more=">", cut="~", dot="|",
     signs={"waiting": ".", "created": ".", "running": ">", "stopping": "~", "done": "+",
            "reused": "=", "failed": "x", "stopped": "#", "lost": "?"},
 )  # fmt: skip

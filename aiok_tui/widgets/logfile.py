@@ -13,6 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO
 
+from aiok_tui.widgets.glyphs import glyphs
 from aiok_tui.widgets.paint import plain
 
 STRIDE = 64  # lines to an index entry
@@ -28,7 +29,7 @@ def shown(raw: bytes, length: int) -> str:
     text = raw.rstrip(b"\r\n").rpartition(b"\r")[2].decode("utf-8", "replace")
     text = plain(text[: 2 * WIDTH])
     if len(text) > WIDTH or length > PIECE:
-        return f"{text[:WIDTH]}… ({length:,} bytes)"
+        return f"{text[:WIDTH]}{glyphs().cut} ({length:,} bytes)"
     return text
 
 

@@ -13,7 +13,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from aiok_tui.widgets.logfile import LogFile
+from aiok_tui.widgets.glyphs import glyphs
+from aiok_tui.widgets.logfile import HITS, LogFile
 from aiok_tui.widgets.paint import Cell, Painted
 
 _BAD = re.compile(r"\b(error|failed|failure|traceback|exception|killed)\b", re.IGNORECASE)
@@ -69,6 +70,7 @@ class LogView(Painted, ScrollView, can_focus=True):
         if version == self._version:
             if self.follow and self.scroll_y < self.max_scroll_y:
                 self._to_end()  # the window got its size, or became smaller, after the last line
+            self._mend_scrollbar()
             return
         self._version = version
         lines = log.lines if log else 0
@@ -81,6 +83,11 @@ class LogView(Painted, ScrollView, can_focus=True):
             self._to_end()
         self.refresh()
         self.post_message(self.Changed(self))
+
+    def _mend_scrollbar(self) -> None:
+        """A scrollbar that was not there yet when the view scrolled has missed it."""
+        if self.show_vertical_scrollbar and self.vertical_scrollbar.position != self.scroll_y:
+            self.vertical_scrollbar.position = self.scroll_y
 
     @property
     def new_below(self) -> int:
@@ -98,11 +105,11 @@ class LogView(Painted, ScrollView, can_focus=True):
         else:
             parts.append(f"FOLLOW OFF, {self.new_below:,} new below (f)")
         if self.needle:
-            more = "+" if log.searching or log.hits >= 100_000 else ""
+            more = "+" if log.searching or log.hits >= HITS else ""
             at = f"{self.at_hit + 1:,} of " if self.at_hit >= 0 else ""
             none = "looking" if log.searching else "not found"
             parts.append(f"/{self.needle}/ " + (f"{at}{log.hits:,}{more}" if log.hits else none))
-        return " · ".join(parts)
+        return f" {glyphs().dot} ".join(parts)
 
     # --- follow ---
 

@@ -17,6 +17,8 @@ from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
 
+from aiok_tui.widgets.glyphs import glyphs
+
 Cell = tuple[str, str]  # (text, tone)
 Line = Sequence[Cell]
 TONES = ("plain", "dim", "strong", "accent", "good", "warn", "bad", "cursor", "hit")
@@ -41,11 +43,11 @@ def plain(text: str) -> str:
 
 
 def fit(text: str, width: int, right: bool = False) -> str:
-    """Exactly `width` cells: cut with an ellipsis, or filled with spaces."""
+    """Exactly `width` cells: cut with a mark, or filled with spaces."""
     text = plain(text)
     length = cell_len(text)
     if length > width:
-        return set_cell_size(text, max(0, width - 1)) + ("…" if width > 0 else "")
+        return set_cell_size(text, max(0, width - 1)) + (glyphs().cut if width > 0 else "")
     return " " * (width - length) + text if right else text + " " * (width - length)
 
 
@@ -75,7 +77,8 @@ class Painted(Widget):
         & > .tone--good { color: $text-success; }
         & > .tone--warn { color: $text-warning; }
         & > .tone--bad { color: $text-error; text-style: bold; }
-        & > .tone--cursor { color: $block-cursor-foreground; background: $block-cursor-background; }
+        & > .tone--cursor { background: $primary 30%; text-style: bold; }
+        &:ansi > .tone--cursor { text-style: bold reverse; }
         & > .tone--hit { text-style: reverse; }
     }
     """
