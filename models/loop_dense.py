@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 class DenseParameters:
@@ -31,27 +34,35 @@ class DenseParameters:
             parameter.data = self.values.data[view].view_as(parameter)
             parameter.grad = self.buffer[view].view_as(parameter)
             at += parameter.numel()
-        self.optimizer: torch.optim.Optimizer
+        self.optimizer, self.weight_decay = optimizer, weight_decay
+        self._state: dict[str, torch.Tensor] = {}
         if optimizer == "adam":
-            self.optimizer = torch.optim.AdamW([self.values], weight_decay=weight_decay, fused=True)
-            # Made here, not at the first step, so that a checkpoint can be loaded into it.
-            self.optimizer.state[self.values] = {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros(total),
-                "exp_avg_sq": torch.zeros(total),
-            }
-        else:
-            self.optimizer = torch.optim.SGD([self.values], lr=0.0, weight_decay=weight_decay)
+            self._state = {"step": torch.zeros(()), "mean": torch.zeros(total),
+                           "square": torch.zeros(total)}  # fmt: skip
 
     def zero(self) -> None:
         """Clear gradients and signals."""
         self.buffer.zero_()
 
     def step(self, rate: float) -> None:
-        """One optimizer step at that learning rate."""
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
+        """One optimizer step at that learning rate, with decoupled weight decay.
+
+        Adam: Kingma and Ba 2015; decoupled decay: Loshchilov and Hutter 2019. Written out, since
+        torch.optim imports torch's compiler, which costs seconds of CPU at every start.
+        """
+        values, gradient = self.values.data, self.values.grad
+        values.mul_(1.0 - rate * self.weight_decay)
+        if self.optimizer == "sgd":
+            values.add_(gradient, alpha=-rate)
+            return
+        step, mean, square = (self._state[name] for name in ("step", "mean", "square"))
+        step += 1
+        mean.lerp_(gradient, 1.0 - _BETA_1)
+        square.mul_(_BETA_2).addcmul_(gradient, gradient, value=1.0 - _BETA_2)
+        count = float(step)
+        scale = square.sqrt().div_(math.sqrt(1.0 - _BETA_2**count)).add_(_EPSILON)
+        values.addcdiv_(mean, scale, value=-rate / (1.0 - _BETA_1**count))
 
     def state(self) -> dict[str, torch.Tensor]:
         """The optimizer's tensors by name, live."""
-        return dict(self.optimizer.state.get(self.values, {}))
+        return dict(self._state)

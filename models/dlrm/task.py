@@ -156,14 +156,12 @@ class SeparateTraining:
         self.tables, self.sizes = tables, list(sizes)
         self.weights = [bag.weight for bag in tables.bags]
         self.starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
-        self.sgd: torch.optim.SGD | None = None
         self.optimizers: list[RowwiseAdagrad | RowwiseSgd] = []
-        if settings["table_optimizer"] == "sgd":
-            self.sgd = torch.optim.SGD(self.weights, lr=0.0)
-        else:
+        self.sgd = settings["table_optimizer"] == "sgd"
+        if not self.sgd:
             self.optimizers = [_row_optimizer(weight.data, settings) for weight in self.weights]
         # One rank with SGD takes its gradients as autograd left them, as the public code does.
-        self.direct = ranks.size == 1 and self.sgd is not None
+        self.direct = ranks.size == 1 and self.sgd
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Vectors [B, T, d] of ids [B, T]."""
@@ -190,10 +188,9 @@ class SeparateTraining:
         """Step the touched rows [u] by gradients [u, d] of the mean loss."""
         if not self.direct:
             self._share_out(ids, gradients, rate, global_rows)
-        if self.sgd is not None:
-            self.sgd.param_groups[0]["lr"] = rate
-            self.sgd.step()
         for weight in self.weights:
+            if self.sgd and weight.grad is not None:
+                weight.data.add_(weight.grad, alpha=-rate)
             weight.grad = None
 
     def _share_out(
@@ -204,7 +201,7 @@ class SeparateTraining:
         for i, weight in enumerate(self.weights):
             own = slice(cuts[i], cuts[i + 1])
             rows = ids[own] - self.starts[i]
-            if self.sgd is None:
+            if not self.sgd:
                 _update(self.optimizers[i], rows, gradients[own], rate, global_rows)
             else:
                 weight.grad = torch.sparse_coo_tensor(

@@ -14,6 +14,7 @@ from models.dlrm import spec
 from models.dlrm.network import Dlrm, initialize
 from models.dlrm.task import score
 from models.loop_data import ShuffledRows, own_slices
+from models.loop_dense import DenseParameters
 from models.loop_tables import RowwiseAdagrad, combine
 from models.settings import resolve
 
@@ -162,3 +163,23 @@ def test_every_row_is_scored_once(count: int, batch: int, size: int) -> None:
     found = [i for rank in range(size) for start, stop in own_slices(count, batch, rank, size)
              for i in range(start, stop)]  # fmt: skip
     assert sorted(found) == list(range(count))
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_the_dense_optimizers_are_those_of_torch(name: str) -> None:
+    def parameters() -> list[torch.nn.Parameter]:
+        return [torch.nn.Parameter(torch.linspace(-1, 1, n).view(-1, 2)) for n in (4, 6)]
+
+    ours, theirs = parameters(), parameters()
+    dense = DenseParameters(ours, name, weight_decay=0.0, signals=2)
+    reference = (torch.optim.AdamW(theirs, lr=0.01, weight_decay=0.0) if name == "adam"
+                 else torch.optim.SGD(theirs, lr=0.01))  # fmt: skip
+    for step in range(1, 4):
+        dense.zero()
+        for own, other in zip(ours, theirs, strict=True):
+            own.pow(2).mul(step).sum().backward()
+            other.grad = own.grad.clone()
+        dense.step(0.01)
+        reference.step()
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-7, rtol=1e-6)
