@@ -98,8 +98,8 @@ def write_part(job: Job, part: int) -> PartSummary:
         size = file.tell()
     path.with_suffix(".partial").replace(path)
     ids = []
-    for column in seen:
-        number, count = np.unique(np.concatenate(column), return_counts=True)
+    for pieces in seen:
+        number, count = np.unique(np.concatenate(pieces), return_counts=True)
         known = number >= 0
         ids.append((number[known].astype(np.int32), np.minimum(count[known], 255).astype(np.uint8)))
     return PartSummary(size, positives, train_rows, ids, effect_sum, vector_sum)
@@ -196,7 +196,8 @@ def _parse(spec: dict[str, Any]) -> Job:
     if rows * BYTES_A_ROW > free:
         raise InputProblem(
             f"{job.output}: {free / 1e9:.1f} GB free, {rows * BYTES_A_ROW / 1e9:.1f} GB needed",
-            f"{rows:,} rows take about {BYTES_A_ROW} bytes each", "free some space, or ask for fewer rows",
+            f"{rows:,} rows take about {BYTES_A_ROW} bytes each",
+            "free some space, or ask for fewer rows",
         )  # fmt: skip
     return job
 
@@ -233,7 +234,8 @@ def generate(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict
     cores = max(1, int(spec.get("cores") or 1))
     joined = _View(job)
     size = positives = 0
-    for part, summary in enumerate(in_processes(write_part, [(job, p) for p in parts], cores, stop)):
+    pieces = [(job, part) for part in parts]
+    for part, summary in enumerate(in_processes(write_part, pieces, cores, stop)):
         joined.add(summary)
         size, positives = size + summary.size, positives + summary.positives
         done = min(job.rows, (part + 1) * PART_ROWS)
@@ -258,7 +260,8 @@ def _judge(
     parts = range(first, -(-job.rows // PART_ROWS))
     labels, logits, rare = [], [], 0
     pieces = [(job, part, view) for part in parts]
-    for number, (label, logit, rare_rows) in enumerate(in_processes(judge_part, pieces, cores, stop)):
+    judged = in_processes(judge_part, pieces, cores, stop)
+    for number, (label, logit, rare_rows) in enumerate(judged):
         labels.append(label)
         logits.append(logit)
         rare += rare_rows

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 INTS, CATEGORIES = 13, 26
 RANK = 3  # length of the interaction vectors
 HEAD = 200  # ids below this number of a column have vectors
-FADE = 50  # the size of what an id adds falls as 1 / sqrt(1 + number / FADE): rare ids matter less
+FADE = 30  # the size of what an id adds falls as 1 / sqrt(1 + number / FADE): rare ids matter less
 FIRST_CHANGING = 48  # ids before this one live for ever
 CHANGING = 0.3  # part of the other ids that are replaced by a new id at some moment
 LARGEST_COLUMN = 1 << 20
@@ -31,14 +31,17 @@ MISSING_INT = (.45, 0, .22, .22, .03, .22, .04, 0, .04, .45, .04, .77, .22)  # f
 INT_CENTRE = (.6, 2.0, 1.6, 1.5, 6.5, 3.2, 1.6, 1.9, 3.6, .3, 1.0, .2, 1.5)  # fmt: skip
 INT_SPREAD = (1.1, 1.7, 1.2, 1.0, 2.0, 1.4, 1.3, 1.1, 1.3, .5, 1.0, .8, 1.1)  # fmt: skip
 INT_SHIFT = (0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1)  # subtracted, so that some ints are negative
-MISSING_CATEGORY = {2: .03, 3: .03, 5: .12, 11: .03, 18: .44, 19: .44, 21: .76, 24: .44, 25: .44}  # fmt: skip
+MISSING_CATEGORY = {2: .03, 3: .03, 5: .12, 11: .03, 18: .44, 19: .44, 21: .76, 24: .44,
+                    25: .44}  # fmt: skip
 # ids by column; 0 = as many as rows / 2, at most LARGEST_COLUMN
 CARDINALITY = (900, 500, 0, 0, 250, 14, 9000, 450, 3, 20000, 4500, 0, 3000, 26, 8000, 0, 10, 3500,
                1600, 4, 0, 14, 15, 30000, 70, 20000)  # fmt: skip
 EXPONENT = (1.1, .8, 1.25, 1.3, .9, .8, 1.2, .9, .5, 1.25, 1.1, 1.3, 1.1, .7, 1.2, 1.2, .6, 1.1,
             1.1, .5, 1.25, .7, .7, 1.2, .8, 1.2)  # fmt: skip
 CROSSED = (5, 13, 16, 21, 22, 24)  # columns with interaction vectors: few ids, seen often
-STRENGTH = {"line": 0.50, "bumps": 0.40, "effects": 0.90, "products": 0.45}  # logit deviations
+BENT = (1, 4, 6, 7)  # ints that are seldom missing: their bumps and products count
+PAIRS = ((0, 1), (2, 3))  # places in BENT that are multiplied
+STRENGTH = {"line": 0.50, "bumps": 0.50, "effects": 0.80, "products": 0.55}  # logit deviations
 INTERCEPT = -1.25
 PILOT_ROWS = 20_000
 
@@ -58,6 +61,10 @@ class Rows:
     vectors: Array
     numeric_part: Array
     numeric_vector: Array
+
+
+def _float32(numbers: tuple[float, ...]) -> Array:
+    return np.array(numbers, np.float32)
 
 
 def _fade(count: int) -> Array:
@@ -84,9 +91,8 @@ class Teacher:
             for count in (min(self.cardinality[c], HEAD) for c in CROSSED)
         ]
         self.line = random.standard_normal(INTS)
-        self.bump = random.standard_normal((INTS, 3))
-        self.pairs = [tuple(random.choice(INTS, 2, replace=False)) for _ in range(6)]
-        self.to_vector = random.standard_normal((2 * INTS, RANK))
+        self.bump = random.choice((-1.0, 1.0), len(BENT))
+        self.to_vector = random.standard_normal((len(BENT), RANK))
         self.centre, self.spread = np.zeros(INTS), np.ones(INTS)
         self.scale = dict.fromkeys(STRENGTH, 1.0)
         self.shift = 0.0
@@ -157,9 +163,9 @@ class Teacher:
         common = random.standard_normal((count, 1), np.float32)
         normal = random.standard_normal((count, INTS), np.float32) * np.float32(0.85)
         normal += common * np.float32(0.5)
-        values = np.exp(np.clip(normal * np.float32(INT_SPREAD) + np.float32(INT_CENTRE), -5, 17))
+        values = np.exp(np.clip(normal * _float32(INT_SPREAD) + _float32(INT_CENTRE), -5, 17))
         ints = values.astype(np.int64) - np.array(INT_SHIFT)
-        missing = random.random((count, INTS), np.float32) < np.float32(MISSING_INT)
+        missing = random.random((count, INTS), np.float32) < _float32(MISSING_INT)
         return ints, missing
 
     def _ids(self, random: np.random.Generator, start: int, stop: int) -> Array:
@@ -184,13 +190,13 @@ class Teacher:
         """The ints' own part of the logit float64 [n], and their vector float64 [n, RANK]."""
         z = (np.log1p(np.maximum(ints, 0)) - self.centre) / self.spread
         line = z @ self.line
-        bent = np.tanh(z)
-        bump = np.exp(-np.square(z))
-        bumps = bump @ self.bump[:, 0] + np.square(bent) @ self.bump[:, 1]
-        for left, right in self.pairs:
-            bumps = bumps + 1.5 * bent[:, left] * bent[:, right]
+        chosen = z[:, list(BENT)]
+        bent = np.tanh(chosen)
+        bumps = np.exp(-np.square(chosen)) @ self.bump
+        for left, right in PAIRS:
+            bumps = bumps + bent[:, left] * bent[:, right]
         part = line * self.scale["line"] + bumps * self.scale["bumps"]
-        return part, np.concatenate((bent, bump), axis=1) @ self.to_vector / INTS**0.5
+        return part, bent @ self.to_vector / len(BENT) ** 0.5
 
     def _calibrate(self) -> None:
         """Scale each part of the logit to its strength on a sample of its own."""

@@ -114,7 +114,7 @@ class Blocks:
     def _block(self, index: int) -> tuple[Array, Array, Array]:
         if index not in self._open:
             block = self.blocks[index]
-            expected = {
+            expected: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
                 "numeric": (np.dtype(np.float32), (block.rows, self.numeric)),
                 "ids": (np.dtype(np.int32), (block.rows, self.categorical)),
                 "label": (np.dtype(np.uint8), (block.rows,)),
@@ -254,6 +254,6 @@ def _write_array(path: Path, array: Array) -> str:
         np.lib.format.write_array_header_1_0(
             digesting, np.lib.format.header_data_from_array_1_0(array)
         )
-        digesting.write(memoryview(array).cast("B") if array.size else b"")
+        digesting.write(array.data.cast("B") if array.size else b"")
     temporary.replace(path)
     return digesting.hexdigest()

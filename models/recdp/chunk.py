@@ -136,7 +136,7 @@ def save_chunk(path: Path, chunk: Chunk) -> None:
         header = json.dumps({"columns": len(chunk.columns), "arrays": places}).encode()
         file.write(header + b" " * (-(len(header) + 1) % _ALIGN) + b"\n")
         for array in arrays.values():
-            file.write(np.ascontiguousarray(array))
+            file.write(np.ascontiguousarray(array).data)
             file.write(b"\0" * (-array.nbytes % _ALIGN))
     temporary.replace(path)
 

@@ -59,8 +59,7 @@ class CriteoReader:
         parts = []
         start = 0
         while start < len(text):
-            stop = text.find(b"\n", start + BLOCK_BYTES) + 1 if start + BLOCK_BYTES < len(text) else 0
-            stop = stop or len(text)
+            stop = text.find(b"\n", min(start + BLOCK_BYTES, len(text))) + 1 or len(text)
             parts.append(self._block(text[start:stop]))
             start = stop
         if not parts:

@@ -68,9 +68,8 @@ class Dictionary:
     @classmethod
     def load(cls, path: Path, as_keys: bool) -> Dictionary:
         """Read a dictionary; `as_keys`: its values are hex keys (criteo)."""
-        values = pq.read_table(path, columns=["value"]).column(0).combine_chunks()
-        if isinstance(values, pa.ChunkedArray):
-            values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], pa.string())
+        chunks = pq.read_table(path, columns=["value"]).column(0).chunks
+        values = pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
         if not as_keys:
             return cls(values)
         keys = hex_number(values)

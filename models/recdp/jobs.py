@@ -10,7 +10,7 @@ from typing import Any
 
 from models.messages import Messenger, Progress
 from models.recdp.tasks import STOP_FILE, StopRequested
-from models.worker import Stopped, StopFlag, WorkFailed
+from models.worker import StopFlag, Stopped, WorkFailed
 
 LOOK_S = 0.25  # between two looks at the progress files
 

@@ -54,9 +54,11 @@ def plan_joins(
             plan = SHUFFLE
             reason = f"{running:,} entries held before it; a quarter of a core is {budget:,}"
         elif count > LARGEST_LOOKUP:
-            plan, reason = BROADCAST, f"{count:,} entries; more than {LARGEST_LOOKUP:,} for a lookup"
+            plan = BROADCAST
+            reason = f"{count:,} entries; more than {LARGEST_LOOKUP:,} for a lookup"
         else:
-            plan, reason = LOOKUP, f"at most {LARGEST_LOOKUP:,} entries, and all fit in a core's share"
+            plan = LOOKUP
+            reason = f"at most {LARGEST_LOOKUP:,} entries, and all fit in a core's share"
         if plan != SHUFFLE:
             running += count
         plans[column] = JoinPlan(column, count, plan, reason)

@@ -136,7 +136,8 @@ class Preparation:
         function = tasks.read_task(self.dataset, units, self.work)
         table = self._run("read", function, [unit.size for unit in units], "bytes")
         results = _by_number(table, len(units))
-        lines, found = {}, []
+        lines: dict[str, int] = {}
+        found = []
         for unit, result in zip(units, results, strict=True):
             first = lines.get(unit.file, 0)
             for problem in result["problems"]["listed"]:
@@ -225,7 +226,10 @@ class Preparation:
                 f"n int, c int, v {kind}, code long",
             )  # fmt: skip
             dictionary = self._dictionary_frame(plan, columns)
-            dictionary = F.broadcast(dictionary) if plan == BROADCAST else dictionary.hint("shuffle_hash")
+            if plan == BROADCAST:
+                dictionary = F.broadcast(dictionary)  # Sail chooses by itself and ignores hints
+            else:
+                dictionary = dictionary.hint("shuffle_hash")
             part = values.join(dictionary, ["c", "v"]).select("n", "c", "code", "id")
             joined = part if joined is None else joined.unionByName(part)
         assert joined is not None

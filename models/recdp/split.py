@@ -71,4 +71,4 @@ def mix(number: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def hash_unit(number: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:
     """A draw in [0, 1) for each number, fixed by the seed: float64 [n]."""
     salt = mix(np.array([seed], dtype=np.int64).view(np.uint64))[0]
-    return (mix(number ^ salt) >> np.uint64(11)) * 2.0**-53
+    return (mix(number ^ salt) >> np.uint64(11)).astype(np.float64) * 2.0**-53

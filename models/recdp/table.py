@@ -38,7 +38,9 @@ def row_groups(path: Path) -> int:
     try:
         groups = pq.ParquetFile(path).metadata.num_row_groups
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputProblem(f"{path}: {_first_line(error)}", "it is not a whole parquet file") from None
+        raise InputProblem(
+            f"{path}: {_first_line(error)}", "it is not a whole parquet file"
+        ) from None
     if not groups:
         raise InputProblem(f"{path}: the file holds no rows")
     return int(groups)
@@ -67,10 +69,12 @@ def _names(path: Path) -> list[str]:
         with _open_text(path) as file:
             head = file.readline(LONGEST_LINE)
         if not head.strip():
-            raise InputProblem(f"{path}: the first line is empty, expected the names of the columns")
+            raise InputProblem(f"{path}: the first line is empty", "it must name the columns")
         table = pacsv.read_csv(io.BytesIO(head), parse_options=_parse_options(path, None))
     except (OSError, EOFError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise InputProblem(f"{path}: {_first_line(error)}", "the header line cannot be read") from None
+        raise InputProblem(
+            f"{path}: {_first_line(error)}", "the header line cannot be read"
+        ) from None
     return list(table.schema.names)
 
 
@@ -153,8 +157,10 @@ def _csv_batches(
                     yield _joined(kept)
                     kept = []
     except (EOFError, gzip.BadGzipFile) as error:
-        problems.add(DataProblem(found=f"a gz file that is cut short or damaged ({_first_line(error)})",
-                                 expected="a whole gz file"))  # fmt: skip
+        problems.add(DataProblem(
+            found=f"a gz file that is cut short or damaged ({_first_line(error)})",
+            expected="a whole gz file",
+        ))  # fmt: skip
     except (pa.ArrowInvalid, OSError) as error:
         problems.add(DataProblem(found=_first_line(error), expected="a table of text"))
     if kept:
@@ -274,8 +280,8 @@ class _Converter:
             whole = np.where(np.isfinite(number), number, 0.5) % 1 == 0
             known = ~np.isnan(number)
             self._report(name, values, ~whole & known & ~bad, bad, "text or whole numbers")
-            text = pa.array(np.where(whole, number, 0).astype(np.int64),
-                            mask=~known | text.is_null().to_numpy(zero_copy_only=False))  # fmt: skip
+            absent = ~known | text.is_null().to_numpy(zero_copy_only=False)
+            text = pa.array(np.where(whole, number, 0).astype(np.int64), mask=absent)
         encoded = text.cast(pa.string()).dictionary_encode()
         distinct = encoded.dictionary
         codes = pc.fill_null(encoded.indices, len(distinct)).to_numpy(zero_copy_only=False)
@@ -292,14 +298,13 @@ class _Converter:
         """Numbers as they are, dates and times as microseconds: float64 [n]."""
         values = self._column(name)
         text = self._text(name, values, bad)
-        for attempt in (lambda v: v.cast(pa.float64()), _moments):
+        try:
+            number = _moments(text) if pa.types.is_temporal(text.type) else text.cast(pa.float64())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             try:
-                number = attempt(text)
-                break
+                number = _moments(text)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                number = None
-        if number is None:
-            number = pa.array([_moment(value) for value in text.to_pylist()], pa.float64())
+                number = pa.array([_moment(value) for value in text.to_pylist()], pa.float64())
         result = pc.fill_null(number, np.nan).to_numpy(zero_copy_only=False)
         self._report(name, values, np.isnan(result) & ~bad, bad, "a number or an ISO 8601 time")
         return np.asarray(result)
@@ -321,9 +326,8 @@ def _number(value: Any) -> float | None:
 
 
 def _moments(values: Any) -> Any:
-    if not pa.types.is_temporal(values.type):
-        values = values.cast(pa.timestamp("us"))
-    return values.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64(), safe=False)
+    moments = values.cast(pa.timestamp("us"), safe=False)
+    return moments.cast(pa.int64()).cast(pa.float64(), safe=False)
 
 
 def _moment(value: Any) -> float | None:

@@ -155,6 +155,7 @@ def time_task(places: list[ChunkPlace], work: Path) -> TaskFunction:
     def run(batches: Batches) -> Batches:
         for number in _numbers(batches, work):
             moments = load_chunk(chunk_path(work, places[number].name)).time
+            assert moments is not None
             values, counts = np.unique(moments, return_counts=True)
             yield pa.RecordBatch.from_arrays([pa.array(values), pa.array(counts)], ["t", "k"])
 

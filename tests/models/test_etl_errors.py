@@ -11,14 +11,14 @@ import sys
 from collections import namedtuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.dlrm import etl
 from models.recdp import sources
 from models.recdp.criteo import CriteoReader
 from models.recdp.problems import LISTED, describe_bytes
-from models.worker import BAD_INPUT, InputProblem, Stopped, StopFlag
-from hypothesis import given
-from hypothesis import strategies as st
+from models.worker import BAD_INPUT, InputProblem, StopFlag, Stopped
 
 pytestmark = pytest.mark.environment("etl")
 

@@ -64,7 +64,7 @@ def test_manifest_round_trip_and_digests(tmp_path):
 
 
 def test_damage_is_one_clear_error(tmp_path):
-    with pytest.raises(InputProblem, match="manifest.json"):
+    with pytest.raises(InputProblem, match=r"manifest\.json"):
         Manifest.load(tmp_path)
     blocks, _ = make_blocks(tmp_path, [5])
     np.save(tmp_path / "b0-ids.npy", np.zeros((4, 2), np.int32))
