@@ -10,6 +10,7 @@ import torch
 
 _MALLOC_TRIM_THRESHOLD, _MALLOC_MMAP_THRESHOLD = -1, -3  # the names of mallopt(3)
 _KEEP_BYTES = 1 << 30
+FLOPS_A_THREAD = 2e7  # about a millisecond of one core
 
 
 def prepare(threads: int, keep_memory: bool) -> None:
@@ -26,6 +27,15 @@ def prepare(threads: int, keep_memory: bool) -> None:
         if mallopt is not None:
             mallopt(_MALLOC_MMAP_THRESHOLD, _KEEP_BYTES)
             mallopt(_MALLOC_TRIM_THRESHOLD, _KEEP_BYTES)
+
+
+def worthwhile_threads(threads: int, flops: float) -> int:
+    """How many of `threads` pay for a step of `flops`: each gets at least FLOPS_A_THREAD.
+
+    Threads that wait for each other at every small operation make it slower, ten times where
+    another process takes their core. The rule looks at the work alone, so it gives the same sums.
+    """
+    return max(1, min(threads, int(flops // FLOPS_A_THREAD)))
 
 
 def choose_precision(wanted: str, flags: set[str] | None = None) -> tuple[str, str]:

@@ -38,6 +38,9 @@ class Task(Protocol):
     def step(self, batch: Batch, factor: float, signals: Sequence[float]) -> list[float]:
         """Train on one global batch; the signals added over all ranks, [0] = summed loss."""
 
+    def flops_per_row(self) -> float:
+        """Floating-point operations of one training step, a row; tables apart."""
+
     def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
         """Logits [n] of rows."""
 

@@ -77,6 +77,10 @@ class DlrmTask:
             self.tables.update(touched, gradients, rate, batch.global_rows)
         return [float(x) for x in shared[: self.loop_signals].tolist()]
 
+    def flops_per_row(self) -> float:
+        """Two operations a weight forward, four backward; tables apart."""
+        return 6.0 * sum(parameter.numel() for parameter in self.network.dense_parameters())
+
     def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
         """Logits [n] of rows."""
         with torch.inference_mode(), self._arithmetic():
