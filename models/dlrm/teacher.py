@@ -21,11 +21,11 @@ from models.recdp.split import hash_unit
 Array = NDArray[Any]
 
 INTS, CATEGORIES = 13, 26
-RANK = 3  # length of the interaction vectors
+RANK = 2  # length of the interaction vectors
 HEAD = 200  # ids below this number of a column have vectors
 FADE = 30  # the size of what an id adds falls as 1 / sqrt(1 + number / FADE): rare ids matter less
 FIRST_CHANGING = 48  # ids before this one live for ever
-CHANGING = 0.3  # part of the other ids that are replaced by a new id at some moment
+CHANGING = 0.2  # part of the other ids that are replaced by a new id at some moment
 LARGEST_COLUMN = 1 << 20
 MISSING_INT = (.45, 0, .22, .22, .03, .22, .04, 0, .04, .45, .04, .77, .22)  # fmt: skip
 INT_CENTRE = (.6, 2.0, 1.6, 1.5, 6.5, 3.2, 1.6, 1.9, 3.6, .3, 1.0, .2, 1.5)  # fmt: skip
@@ -36,12 +36,12 @@ MISSING_CATEGORY = {2: .03, 3: .03, 5: .12, 11: .03, 18: .44, 19: .44, 21: .76, 
 # ids by column; 0 = as many as rows / 2, at most LARGEST_COLUMN
 CARDINALITY = (900, 500, 0, 0, 250, 14, 9000, 450, 3, 20000, 4500, 0, 3000, 26, 8000, 0, 10, 3500,
                1600, 4, 0, 14, 15, 30000, 70, 20000)  # fmt: skip
-EXPONENT = (1.1, .8, 1.25, 1.3, .9, .8, 1.2, .9, .5, 1.25, 1.1, 1.3, 1.1, .7, 1.2, 1.2, .6, 1.1,
-            1.1, .5, 1.25, .7, .7, 1.2, .8, 1.2)  # fmt: skip
-CROSSED = (5, 13, 16, 21, 22, 24)  # columns with interaction vectors: few ids, seen often
+EXPONENT = (1.1, 1.0, 1.45, 1.5, .9, .8, 1.35, .9, .5, 1.45, 1.25, 1.5, 1.2, .7, 1.4, 1.45, .6, 1.2,
+            1.2, .5, 1.5, .7, .7, 1.4, .8, 1.4)  # fmt: skip
+CROSSED = (5, 13, 16, 22)  # columns with interaction vectors: few ids, seen often
 BENT = (1, 4, 6, 7)  # ints that are seldom missing: their bumps and products count
 PAIRS = ((0, 1), (2, 3))  # places in BENT that are multiplied
-STRENGTH = {"line": 0.50, "bumps": 0.50, "effects": 0.80, "products": 0.55}  # logit deviations
+STRENGTH = {"line": 0.65, "bumps": 0.42, "effects": 0.85, "products": 0.32}  # logit deviations
 INTERCEPT = -1.25
 PILOT_ROWS = 20_000
 

@@ -59,9 +59,9 @@ def test_values_look_like_the_real_log(tmp_path, recorder):
     assert 0.4 < rows.int_missing[:, 0].mean() < 0.5
     assert 0.7 < rows.key_missing[:, 21].mean() < 0.8
     distinct = [len(np.unique(rows.keys[:, column])) for column in range(26)]
-    assert min(distinct) <= 4 and sum(d > 3000 for d in distinct) >= 4  # heavy tails
+    assert min(distinct) <= 4 and sum(d > 1000 for d in distinct) >= 5  # heavy tails
     new = ~np.isin(rows.keys[32_000:, 2], rows.keys[:20_000, 2])
-    assert new.mean() > 0.05  # late rows hold new ids
+    assert new.mean() > 0.02  # late rows hold new ids
 
 
 def test_seed_fixes_every_byte_whatever_the_cores(tmp_path, recorder, monkeypatch):
