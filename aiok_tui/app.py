@@ -104,7 +104,7 @@ class AiokApp(App[None], inherit_bindings=False):
     def draw(self, turn: Turn) -> None:
         """Let the top screen that shows data take over what is new; modals do not stop it."""
         screen = next((s for s in reversed(self.screen_stack) if isinstance(s, FeedScreen)), None)
-        if screen is not None and screen.is_mounted:
+        if screen is not None and screen.ready:
             with self.batch_update():
                 screen.draw(turn)
 

@@ -26,7 +26,12 @@ class FeedScreen(Screen[Any]):
     """A screen the app's timer draws. `area` names it in the registry of actions."""
 
     area = ""
+    ready = False  # its widgets are there
     ESCAPE_TO_MINIMIZE = False
+
+    def on_mount(self) -> None:
+        """From now on the timer may draw."""
+        self.ready = True
 
     @property
     def aiok(self) -> AiokApp:

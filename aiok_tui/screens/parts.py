@@ -131,7 +131,7 @@ def status_line(view: RunView, now: float, width: int) -> list[Cell]:
         cells.append((f"  {duration(max(0.0, moment(state, now) - begun))}", "dim"))
     left = current.eta_s(now) if current is not None and state.status.is_live else None
     if left is not None:
-        cells.append((f"  this step: {duration(left)} left", "dim"))
+        cells.append((f"  {'this step: ' if width >= 100 else ''}{duration(left)} left", "dim"))
     return cells
 
 

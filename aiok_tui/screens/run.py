@@ -168,7 +168,8 @@ class RunScreen(RunActions):
         if view is None:
             self.query_one("#news", Lines).show(self.problem_line())
             return
-        safe = "safe to close: the run goes on" if view.state.status.is_live else ""
+        safe = "safe to close: the run goes on" if width >= 100 else "safe to close"
+        safe = safe if view.state.status.is_live else ""
         status = parts.status_line(view, now, width)
         self.query_one("#top", Lines).show([spread(status, [(safe, "dim")], width - 1)])
         news = [*self.problem_line(), *parts.headline_lines(view, width - 2)]

@@ -77,6 +77,8 @@ def bar(fraction: float | None, width: int) -> str:
 
 def sparkline(values: Sequence[float], width: int, top: float | None = None) -> str:
     """The last `width` values as one cell each, from 0 to `top` (default: their maximum)."""
+    if width <= 0:
+        return ""
     levels = glyphs().levels
     shown = [value if math.isfinite(value) else 0.0 for value in values[-width:]]
     most = top or max(shown, default=0.0)

@@ -171,9 +171,9 @@ def _read_line(file: BinaryIO, end: int) -> str:
     """The line at the file's place; leaves the place after it."""
     start = file.tell()
     raw = file.readline(min(PIECE, end - start))
-    last = raw
+    last, is_bar = raw, False
     while not last.endswith(b"\n") and file.tell() < end:
         last = file.readline(min(PIECE, end - file.tell()))
         if b"\r" in last.rstrip(b"\r\n"):  # a progress bar that went on and on: its last state
-            raw = last
-    return shown(raw, file.tell() - start)
+            raw, is_bar = last, True
+    return shown(raw, len(raw) if is_bar else file.tell() - start)

@@ -39,7 +39,7 @@ def plain(text: str) -> str:
     """`text` as one line that no terminal takes for an order; tabs become spaces."""
     if text.isascii() and text.isprintable():
         return text
-    return _CONTROL.sub("", _SEQUENCES.sub("", text.expandtabs(4).replace("\n", " ")))
+    return _CONTROL.sub("", _SEQUENCES.sub("", text).replace("\n", " ").expandtabs(4))
 
 
 def fit(text: str, width: int, right: bool = False) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from engine.api import Question
 from tests.tui.conftest import Stage
 
 SIZES = [(120, 36), (80, 24)]
@@ -56,12 +57,35 @@ def test_panels_of_a_small_window(
     assert snap_compare(here.app, terminal_size=SIZES[1], run_before=played(here, pane))
 
 
+def fixed_questions(answers: Mapping[str, str]) -> list[Question]:
+    """One of each kind; the real ones change with every model."""
+    engines = (("auto", "auto"), ("sail", "Sail (embedded, no Java)"), ("spark", "Apache Spark"))
+    return [
+        Question("source", "dataset", "Data", "where the rows come from", "choice",
+                 (("generate", "make data"), ("path", "my own files")), "path"),
+        Question("dataset.path", "dataset", "Path", "a file, or a folder of files", "path"),
+        *(Question(f"model.settings.{i}", "model", f"setting {i}",
+                   "what it does, in a sentence that is rather long for a window of 80 columns",
+                   "float", (), str(i / 10)) for i in range(12)),
+        Question("etl.engine", "cluster", "ETL engine", "what prepares the data", "choice",
+                 engines, "auto"),
+        Question("name", "goal", "Name", "of the recipe and its runs", "text", (), "my-job"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_wizard(
-    stage: Callable[..., Stage], snap_compare: Compare, size: tuple[int, int], steps: int
+    stage: Callable[..., Stage],
+    snap_compare: Compare,
+    size: tuple[int, int],
+    steps: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here = stage()
+    monkeypatch.setattr(here.engine, "questions", fixed_questions, raising=False)
+    problems = {"dataset.path": "/data/clicks: there is no such file"}
+    monkeypatch.setattr(here.engine, "check_answers", lambda _: problems, raising=False)
     play = played(here, "n", *["f3"] * steps)
     assert snap_compare(here.app, terminal_size=size, run_before=play)
 

@@ -1,0 +1,195 @@
+"""The wizard: questions and their problems are the engine's, the answers the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from textual.pilot import Pilot
+from textual.widgets import Button, Input
+
+from aiok_tui.screens.review import ReviewScreen
+from aiok_tui.screens.run import RunScreen
+from aiok_tui.screens.wizard import WizardScreen
+from aiok_tui.widgets.form import Field
+from engine import api
+from engine.errors import EnvironmentProblem
+from tests.tui.conftest import Stage
+
+WIDE, NARROW = (120, 36), (80, 24)
+Make = Callable[..., Stage]
+
+
+async def press(here: Stage, pilot: Pilot[None], *keys: str) -> None:
+    for key in keys:
+        await pilot.press(key)
+        await here.turn(pilot, 1)
+
+
+def wizard(here: Stage) -> WizardScreen:
+    assert isinstance(here.app.screen, WizardScreen)
+    return here.app.screen
+
+
+async def type_into(here: Stage, pilot: Pilot[None], key: str, text: str) -> None:
+    """Fill the text field of a question."""
+    field = next(f for f in here.app.screen.query(Field) if f.question.key == key)
+    field.query_one(Input).value = text
+    await here.turn(pilot)
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW, (60, 18)])
+async def test_from_the_first_question_to_the_run(stage: Make, size: tuple[int, int]) -> None:
+    here = stage()
+    async with here.app.run_test(size=size) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n")
+        for step in api.wizard_steps():
+            assert wizard(here).steps[wizard(here).step] == step
+            shown = [f.question.key for f in here.app.screen.query(Field)]
+            assert shown == [q.key for q in api.questions({}) if q.step == step]
+            await press(here, pilot, "f3")
+        assert isinstance(here.app.screen, ReviewScreen)
+        assert here.app.screen.query_one("#go", Button).has_focus
+        await press(here, pilot, "enter")
+        assert isinstance(here.app.screen, RunScreen)
+        assert here.app.screen.run_id == "live-1"
+        await press(here, pilot, "escape")
+        assert not isinstance(here.app.screen, WizardScreen)
+    plan, start = here.engine.asked
+    assert plan == ("plan", "my-job.yaml")
+    assert yaml.safe_load(start[1]) == yaml.safe_load(api.recipe_text({}))
+    assert api.load_draft() == {}
+
+
+async def test_an_answer_changes_the_questions_and_is_kept(stage: Make) -> None:
+    here = stage()
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "down")
+        assert [f.question.key for f in here.app.screen.query(Field)] == [
+            "source", "dataset.path", "dataset.format",
+        ]  # fmt: skip
+        assert api.load_draft() == {"source": "path"}
+        assert "a path is needed" in here.text()
+        assert "1 problem" in here.text()
+        await press(here, pilot, "escape", "n")
+        assert wizard(here).answers == {"source": "path"}
+        assert "a path is needed" in here.text()
+        await press(here, pilot, "ctrl+n")
+        assert wizard(here).answers == {} and api.load_draft() == {}
+
+
+async def test_the_focus_stays_when_the_form_is_made_anew(stage: Make) -> None:
+    here = stage()
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "down")
+        focused = [f.question.key for f in here.app.screen.query(Field) if f.has_focus_within]
+        assert focused == ["source"]
+        await press(here, pilot, "up")
+        assert wizard(here).answers == {}
+
+
+async def test_a_change_makes_later_steps_stale(stage: Make) -> None:
+    here = stage()
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f3", "f3", "f2", "f2")
+        assert "look again" not in here.text()
+        await type_into(here, pilot, "dataset.generate.rows", "5000")
+        assert wizard(here).stale == {1, 2}
+        assert here.text().count("look again") == 2
+        await press(here, pilot, "f3")
+        assert wizard(here).stale == {2}
+
+
+async def test_a_default_that_follows_another_answer(stage: Make) -> None:
+    """The tiny profile has other settings; what the user said himself stays."""
+    here = stage(**{"model.settings.epochs": "3"})
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f3", "tab", "down", "down")
+        answers = wizard(here).answers
+        assert answers["model.profile"] == "tiny"
+        values = {f.question.key: f.value for f in here.app.screen.query(Field)}
+        wanted = {q.key: q.default for q in api.questions({"model.profile": "tiny"})}
+        assert values["model.settings.epochs"] == "3"
+        for key, value in values.items():
+            if key.startswith("model.settings.") and key != "model.settings.epochs":
+                assert value == wanted[key], key
+
+
+async def test_problems_close_the_launch_and_say_why(stage: Make) -> None:
+    here = stage(source="path", **{"dataset.path": "/no/such/file"})
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f10")
+        assert isinstance(here.app.screen, ReviewScreen)
+        text = here.text()
+        assert "/no/such/file" in text and "Launch is closed" in text
+        assert here.app.screen.query_one("#go", Button).disabled
+        await press(here, pilot, "f5", "f2")
+        assert wizard(here).steps[wizard(here).step] == "dataset"
+    assert here.engine.asked == []
+
+
+async def test_the_plans_problems_close_the_launch(stage: Make) -> None:
+    here = stage()
+    here.engine.problems = ("the disk is too small: 1 of 3 GiB free",)
+    async with here.app.run_test(size=NARROW) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f10", "f5")
+        assert "the disk is too small" in here.text()
+    assert [what for what, *_ in here.engine.asked] == ["plan"]
+
+
+async def test_a_plan_that_cannot_be_made_is_told(
+    stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(recipe: str) -> None:
+        raise EnvironmentProblem("no CPU build of torch", todo="point pip at one")
+
+    here = stage()
+    monkeypatch.setattr(here.engine, "plan", refuse)
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f10")
+        assert "no CPU build of torch" in here.text() and "point pip at one" in here.text()
+        assert here.app.screen.query_one("#go", Button).disabled
+
+
+async def test_a_start_that_fails_leaves_the_review_and_the_draft(
+    stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(recipe: str) -> str:
+        raise EnvironmentProblem("cannot write", todo="free some space")
+
+    here = stage(**{"dataset.generate.rows": "5000"})
+    monkeypatch.setattr(here.engine, "start", refuse)
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f10", "enter")
+        assert "free some space" in here.text()
+        await press(here, pilot, "escape")
+        assert isinstance(here.app.screen, ReviewScreen)
+        assert not here.app.screen.query_one("#go", Button).disabled
+    assert api.load_draft() == {"dataset.generate.rows": "5000"}
+
+
+async def test_the_equal_command_line_and_absolute_paths(
+    stage: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clicks.txt").write_text("0" + "\t" * 39 + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    here = stage(source="path", name="mine", **{"dataset.path": "clicks.txt"})
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f10", "y")
+        line = here.app.clipboard
+        await press(here, pilot, "f5")
+    assert line.startswith("aiok run ") and line.endswith("/recipes/mine.yaml")
+    written = yaml.safe_load(Path(line.removeprefix("aiok run ")).read_text(encoding="utf-8"))
+    assert written["dataset"]["path"] == str(tmp_path / "clicks.txt")
