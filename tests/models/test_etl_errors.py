@@ -53,7 +53,8 @@ CASES = {
     "control bytes": (text(line(20, "\x1b[31mabc")), r"column C7: found '\x1b[31mabc'", "hex"),
     "CR LF": (text(GOOD + "\r", GOOD + "\r"), r"line 1, column C26: found '00000019\r'",
               "lines ended by LF, not CR LF"),
-    "no UTF-8": (text(line(39, "\udcff\udcfe345678")), r"column C26: found '\xff\xfe345678'", "hex"),
+    "no UTF-8": (text(line(39, "\udcff\udcfe345678")), r"column C26: found '\xff\xfe345678'",
+                 "hex"),
 }  # fmt: skip
 
 

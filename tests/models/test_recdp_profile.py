@@ -23,7 +23,8 @@ CRITEO = {"format": "criteo", "columns": None}
 def test_profile_of_real_log(tmp_path, recorder, criteo_10k):
     spec = {"dataset": {**CRITEO, "paths": [str(criteo_10k)]}, "output": str(tmp_path), "cores": 1}
     result = profile.profile(spec, recorder, StopFlag())
-    lines = [line.split("\t") for line in gzip.decompress(criteo_10k.read_bytes()).decode().splitlines()]
+    text = gzip.decompress(criteo_10k.read_bytes()).decode()
+    lines = [line.split("\t") for line in text.splitlines()]
     assert result["rows"] == 10_000
     assert result["label_rate"] == np.mean([line[0] == "1" for line in lines])
     assert len(result["columns"]) == 39
