@@ -129,17 +129,26 @@ class Lines(Painted):
 def wrap(text: str, width: int, tone: str = "plain", indent: str = "") -> list[list[Cell]]:
     """Text as lines of at most `width` cells, cut at spaces; later lines are indented."""
     found: list[list[Cell]] = []
+    room = max(2, width - cell_len(indent))
     for paragraph in text.splitlines() or [""]:
         row = ""
         for word in plain(paragraph).split(" "):
-            if row and cell_len(row) + 1 + cell_len(word) > width:
-                found.append([(row, tone)])
-                row = indent + word
-            else:
-                row = f"{row} {word}" if row else word
-        while cell_len(row) > width > len(indent) + 1:
-            head = set_cell_size(row, width)
-            found.append([(head, tone)])
-            row = indent + row[len(head.rstrip()) or 1 :]
+            for number, piece in enumerate(_pieces(word, room)):
+                joined = f"{row} {piece}" if row and number == 0 else row + piece
+                if row and cell_len(joined) > width:
+                    found.append([(row, tone)])
+                    joined = indent + piece
+                row = joined
         found.append([(row, tone)])
     return found
+
+
+def _pieces(word: str, width: int) -> list[str]:
+    """A word in parts of at most `width` cells; one part is the rule."""
+    parts = []
+    while cell_len(word) > width:
+        head = set_cell_size(word, width)
+        head = head if word.startswith(head) else head[:-1]  # half of a wide sign became a space
+        parts.append(head)
+        word = word[len(head) :]
+    return [*parts, word]
