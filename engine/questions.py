@@ -181,6 +181,8 @@ def check_answers(answers: Mapping[str, str]) -> dict[str, str]:
         text = answers.get(question.key, question.default).strip()
         if question.kind == "choice" and text not in [value for value, _ in question.choices]:
             problems[question.key] = f"{text!r} is not one of the choices"
+        elif not text and question.default:
+            problems[question.key] = f"an answer is needed, such as {question.default}"
     if answers.get("source") == "path":
         text = answers.get("dataset.path", "").strip()
         try:

@@ -54,9 +54,13 @@ class Setting:
             if isinstance(number, str | bool):
                 continue
             if self.low is not None and number < self.low:
-                raise ValueError(f"{self.name} is {number}, the lowest allowed is {self.low:g}")
+                raise ValueError(
+                    f"{self.name} is {number}, the lowest allowed is {_number(self.low)}"
+                )
             if self.high is not None and number > self.high:
-                raise ValueError(f"{self.name} is {number}, the highest allowed is {self.high:g}")
+                raise ValueError(
+                    f"{self.name} is {number}, the highest allowed is {_number(self.high)}"
+                )
         return value
 
     def bounds(self) -> str:
@@ -65,9 +69,15 @@ class Setting:
             return " | ".join(self.choices)
         if self.kind is Kind.BOOL:
             return "true | false"
-        low = "" if self.low is None else f"{self.low:g}"
-        high = "" if self.high is None else f"{self.high:g}"
+        low, high = _number(self.low), _number(self.high)
         return f"{low}..{high}" if low or high else str(self.kind)
+
+
+def _number(value: float | None) -> str:
+    """A bound as people write it: 1,048,576 and 1e-06."""
+    if value is None:
+        return ""
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def _parse_int(setting: Setting, raw: Any) -> int:
