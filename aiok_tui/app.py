@@ -133,6 +133,7 @@ class AiokApp(App[None], inherit_bindings=False):
     def on_aiok_app_answered(self, message: Answered) -> None:
         """A call's result, in the app's thread."""
         message.act()
+        self.feed.soon()
 
     def show_problem(self, error: Exception) -> None:
         """The error panel over whatever is shown."""

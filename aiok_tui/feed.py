@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.api import Plan, Question, RunSummary
     from engine.state import RunState
 
-RUNS_EVERY_S = 1.0
+RUNS_EVERY_S = 2.0
 RUN_EVERY_S = 0.25
 LOGS_EVERY_S = 1.0
 TICK_S = 0.1
@@ -147,6 +147,11 @@ class Feed:
         """Which log is in sight, if any."""
         self.wants_log = log_file
         self._wake.set()
+
+    def soon(self) -> None:
+        """Read again at once: the user has just asked for a change."""
+        self._soon("runs")
+        self._soon("run")
 
     def _soon(self, what: str) -> None:
         self._due.pop(what, None)

@@ -140,7 +140,8 @@ class HomeScreen(RunActions):
         self._previewed = key
         from aiok_tui.screens.parts import chart_series, headline_lines, step_lines
 
-        preview.border_title = view.run
+        if preview.border_title != view.run:
+            preview.border_title = view.run
         steps = self.query_one("#steps", Lines)
         width = (self.size.width - 6) // (2 if self.size.width >= 100 else 1)
         lines = step_lines(view, self.aiok.clock(), width)

@@ -55,6 +55,7 @@ class RunScreen(RunActions):
         self.pinned = ""  # the step the user chose; "" = the one at work
         self._files: dict[Path, LogFile] = {}
         self._shown: tuple[object, ...] = ()
+        self._titles: dict[str, tuple[str, str]] = {}
 
     def compose(self) -> ComposeResult:
         """Steps, chart and machine over the log."""
@@ -77,7 +78,7 @@ class RunScreen(RunActions):
     def on_mount(self) -> None:
         """Ask for the run; until it is read, say so."""
         for pane, title in zip(PANES, TITLES, strict=True):
-            self.query_one(f"#{pane}").border_title = title.lower()
+            self._entitle(pane, title.lower())
         reading: list[Cell] = [(f" {self.run_id}  ", "strong"), ("reading", "dim")]
         self.query_one("#top", Lines).show([reading])
         self._arrange()
@@ -92,6 +93,14 @@ class RunScreen(RunActions):
         self._arrange()
 
     # --- panels ---
+
+    def _entitle(self, pane: str, title: str, below: str = "") -> None:
+        """The words in a panel's frame; Textual draws again even when they are the same."""
+        if self._titles.get(pane) != (title, below):
+            self._titles[pane] = title, below
+            panel = self.query_one(f"#{pane}")
+            panel.border_title = plain(title).replace("[", r"\[")
+            panel.border_subtitle = plain(below).replace("[", r"\[")
 
     @property
     def one_pane(self) -> bool:
@@ -195,7 +204,7 @@ class RunScreen(RunActions):
             names = parts.metric_names(view.state)
             name = self.metric if self.metric in names else names[0] if names else "chart"
             more = f"  (m: {len(names)} metrics)" if len(names) > 1 else ""
-            chart.border_title = plain(name or "chart").replace("[", "(") + more
+            self._entitle("chart", (name or "chart") + more)
         machine = self.query_one("#machine")
         if machine.display:
             host = str(view.samples[-1].get("host", "")) if view.samples else ""
@@ -203,7 +212,7 @@ class RunScreen(RunActions):
             meters = self.query_one("#meters", Meters)
             meters.samples(samples, meters.content_size.width,
                            now if view.state.status.is_live else 0.0)  # fmt: skip
-            machine.border_title = plain(host).replace("[", "(") or "machine"
+            self._entitle("machine", host or "machine")
 
     # --- log ---
 
@@ -224,17 +233,14 @@ class RunScreen(RunActions):
 
     def _title_log(self, label: str) -> None:
         lines = self.query_one("#lines", LogView)
-        panel = self.query_one("#log")
         count = len(self.view.logs) if self.view else 0
         keys = f"  ([ ]: {count} logs)" if count > 1 else ""
         name = f"log {label}" if label else "log"
-        panel.border_title = (plain(name) + keys).replace("[", r"\[")
-        panel.border_subtitle = plain(lines.title()).replace("[", r"\[")
+        self._entitle("log", name + keys, lines.title())
 
     @on(LogView.Changed)
     def _log_changed(self, event: LogView.Changed) -> None:
-        subtitle = plain(event.view.title()).replace("[", r"\[")
-        self.query_one("#log").border_subtitle = subtitle
+        self._entitle("log", self._titles["log"][0], event.view.title())
 
     def action_next_log(self, by: int = 1) -> None:
         """Show the next log file of the run."""

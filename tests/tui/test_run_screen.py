@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.widget import Widget
 
 from aiok_tui.screens.confirm import ConfirmScreen
 from aiok_tui.screens.home import HomeScreen
@@ -197,6 +199,26 @@ async def test_a_modal_does_not_stop_the_drawing(stage: Make) -> None:
         assert isinstance(here.app.screen, ConfirmScreen)
         await press(here, pilot, "escape")
         assert "stopping" in here.text()
+
+
+@pytest.mark.parametrize("run", [None, "quick-1", "live-1"])
+async def test_nothing_is_drawn_when_nothing_changes(
+    stage: Make, run: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Widget] = []
+    refresh = Widget.refresh
+
+    def counting(self: Widget, *regions: Any, **options: Any) -> Widget:
+        drawn.append(self)
+        return refresh(self, *regions, **options)
+
+    here = stage(run)
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot, 6)
+        monkeypatch.setattr(Widget, "refresh", counting)
+        await here.turn(pilot, 6)
+        monkeypatch.undo()
+    assert drawn == []
 
 
 async def test_a_name_must_be_typed_where_it_is_asked(stage: Make) -> None:

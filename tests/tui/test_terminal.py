@@ -189,6 +189,7 @@ NAMES = {"/": "slash", "?": "question_mark", "[": "left_square_bracket", " ": "s
          "]": "right_square_bracket"}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_any_keys_in_windows_of_any_size(stage: Callable[..., Stage], seed: int) -> None:
     """100 random keys and 12 sizes from 20x5 to 240x70; nothing breaks, every line fits."""
