@@ -55,25 +55,36 @@ class RowwiseAdagrad:
 
     Duchi et al. 2011; the row-wise form is that of Naumov et al. 2019 (DLRM). `start` is the
     accumulator's first value: it damps rows that were seen only a few times. Gradients are those
-    of the summed loss, so rate and start do not depend on the batch size.
+    of the summed loss, so rate and start do not depend on the batch size. With `first_order`, the
+    last number of a row is a group of its own: (its rate as a multiple of the rate, its start).
     """
 
-    def __init__(self, table: torch.Tensor, start: float) -> None:
-        self.table = table  # [n, d] or [n]
-        self.accumulator = torch.full((table.shape[0],), start)
+    def __init__(
+        self, table: torch.Tensor, start: float, first_order: tuple[float, float] | None = None
+    ) -> None:
+        self.table = table  # [n, d (+ 1)]
+        self.accumulator = torch.full((table.shape[0], 2 if first_order else 1), start)
+        self.first_order = first_order
+        if first_order:
+            self.accumulator[:, 1] = first_order[1]
 
     def update(self, ids: torch.Tensor, gradients: torch.Tensor, rate: float) -> None:
-        """Step the rows at unique ids [u] by gradients [u, d] (or [u])."""
+        """Step the rows at unique ids [u] by gradients [u, d (+ 1)]."""
         if not len(ids):
             return
+        d = gradients.shape[1] - bool(self.first_order)
         squares = gradients.square()
         total = self.accumulator.index_select(0, ids)
-        total += squares if squares.dim() == 1 else squares.mean(1)
+        total[:, 0] += squares[:, :d].mean(1)
+        if self.first_order:
+            total[:, 1] += squares[:, d]
         self.accumulator.index_copy_(0, ids, total)
         scale = total.sqrt_().add_(_EPSILON).reciprocal_().mul_(-rate)
-        steps = gradients * (scale if gradients.dim() == 1 else scale.unsqueeze(1))
-        rows = self.table.index_select(0, ids) if steps.dim() == 1 else look_up(self.table, ids)
-        self.table.index_copy_(0, ids, rows.add_(steps))
+        rows = look_up(self.table, ids)
+        rows[:, :d].addcmul_(gradients[:, :d], scale[:, :1])
+        if self.first_order:
+            rows[:, d].addcmul_(gradients[:, d], scale[:, 1], value=self.first_order[0])
+        self.table.index_copy_(0, ids, rows)
 
 
 class RowwiseSgd:

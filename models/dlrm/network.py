@@ -28,7 +28,9 @@ class Dlrm(nn.Module):
         d = int(settings["embedding_size"])
         vectors = len(table_sizes) + 1
         tables = FusedTables if settings["fused_tables"] else SeparateTables
-        self.tables = tables(table_sizes, d)
+        # The first-order weight of an id is the last number of its row: one lookup, one gradient.
+        self.first_order = first_order(settings)
+        self.tables = tables(table_sizes, d + self.first_order)
         self.bottom = _mlp([numeric, *settings["bottom_widths"], d], last_relu=True)
         pairs = vectors * (vectors - 1) // 2
         self.top = _mlp([d + pairs, *settings["top_widths"], 1], last_relu=False)
@@ -43,18 +45,34 @@ class Dlrm(nn.Module):
         return self.head(numeric, self.tables(ids))
 
     def head(self, numeric: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Logits [B] from numeric [B, 13] and looked-up vectors [B, T, d]."""
+        """Logits [B] from numeric [B, 13] and looked-up rows [B, T, d (+ 1)]."""
         dense = self.bottom(numeric)
+        embedded, weights = split_rows(embedded, self.first_order)
         vectors = torch.cat([dense.unsqueeze(1), embedded.to(dense.dtype)], dim=1)
         if torch.is_grad_enabled() and vectors.requires_grad:
             dots = _PairwiseDots.apply(vectors, self.pairs, self.places)
         else:
             dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)[:, self.pairs]
-        return self.top(torch.cat([dense, dots], dim=1)).squeeze(1).float()
+        logits = self.top(torch.cat([dense, dots], dim=1)).squeeze(1).float()
+        return logits if weights is None else logits + weights.float()
 
     def dense_parameters(self) -> list[nn.Parameter]:
         """The parameters of the two MLPs."""
         return [*self.bottom.parameters(), *self.top.parameters()]
+
+
+def first_order(settings: Mapping[str, Any]) -> bool:
+    """Whether ids have a weight of their own that is added to the logit."""
+    return float(settings.get("first_order_rate", 0.0)) > 0
+
+
+def split_rows(
+    rows: torch.Tensor, first_order: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Looked-up rows [B, T, d (+ 1)] -> vectors [B, T, d] and summed first-order weights [B]."""
+    if not first_order:
+        return rows, None
+    return rows[..., :-1], rows[..., -1].sum(1)
 
 
 class FusedTables(nn.Module):
@@ -142,6 +160,8 @@ def initialize(network: Dlrm, table_sizes: Sequence[int], seed: int, table_scale
     for table, table_seed in zip(network.tables.parts(table_sizes), seeds, strict=True):
         scale = table_scale or math.sqrt(1.0 / len(table))
         table.uniform_(-scale, scale, generator=torch.Generator().manual_seed(table_seed))
+        if network.first_order:
+            table[:, -1] = 0.0
 
 
 def _mlp(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:

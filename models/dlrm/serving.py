@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.dlrm.network import Dlrm
+from models.dlrm.network import Dlrm, split_rows
 from models.dlrm.task import load_network, score
 from models.inference.scoring import Form, Score
 from models.loop_tables import look_up
@@ -27,21 +27,23 @@ Array = NDArray[Any]
 
 
 class Head(nn.Module):
-    """All of DLRM but its tables: numeric [B, N] and vectors [B, T, d] -> logits [B]."""
+    """All of DLRM but its tables: numeric [B, N] and rows [B, T, d (+ 1)] -> logits [B]."""
 
     def __init__(self, network: Dlrm) -> None:
         super().__init__()
         self.bottom, self.top = network.bottom, network.top
+        self.first_order = network.first_order
         self.register_buffer("pairs", network.pairs)
 
     def forward(self, numeric: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Logits [B] from numeric [B, N] and looked-up vectors [B, T, d]."""
+        """Logits [B] from numeric [B, N] and looked-up rows [B, T, d (+ 1)]."""
         dense = self.bottom(numeric)
+        embedded, weights = split_rows(embedded, self.first_order)
         vectors = torch.cat([dense.unsqueeze(1), embedded], dim=1)
         products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
         dots = products.index_select(1, self.pairs)
         logits: torch.Tensor = self.top(torch.cat([dense, dots], dim=1)).squeeze(1)
-        return logits
+        return logits if weights is None else logits + weights
 
 
 class Whole(nn.Module):
@@ -63,8 +65,9 @@ class Whole(nn.Module):
 def forms(network: Dlrm, model: dict[str, Any]) -> tuple[Form, ...]:
     """The graphs worth trying, for a network and its model.json as load_network returns them."""
     sizes = [int(size) for size in model["table_sizes"]]
-    numeric, tables, d = len(model["numeric"]), len(sizes), int(model["settings"]["embedding_size"])
+    numeric, tables = len(model["numeric"]), len(sizes)
     parts = network.tables.parts(sizes)
+    d = parts[0].shape[1]
     fused = getattr(network.tables, "weight", None)
     storage = torch.cat(parts) if fused is None else fused.detach()
     starts = torch.tensor([0, *sizes[:-1]], dtype=torch.int64).cumsum(0).int()

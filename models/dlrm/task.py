@@ -13,7 +13,7 @@ from torch import nn
 
 from models import cpu
 from models.dist import Ranks
-from models.dlrm.network import Dlrm, FusedTables, SeparateTables, initialize
+from models.dlrm.network import Dlrm, FusedTables, SeparateTables, first_order, initialize
 from models.loop_data import Batch, Rows
 from models.loop_dense import DenseParameters
 from models.loop_tables import RowwiseAdagrad, RowwiseSgd, combine, merge
@@ -222,7 +222,11 @@ class SeparateTraining:
 
 def _row_optimizer(table: torch.Tensor, settings: Mapping[str, Any]) -> RowwiseAdagrad | RowwiseSgd:
     if settings["table_optimizer"] == "rowwise_adagrad":
-        return RowwiseAdagrad(table, float(settings["table_start"]))
+        own = None
+        if first_order(settings):
+            times = float(settings["first_order_rate"]) / float(settings["table_learning_rate"])
+            own = (times, float(settings["first_order_start"]))
+        return RowwiseAdagrad(table, float(settings["table_start"]), own)
     return RowwiseSgd(table)
 
 

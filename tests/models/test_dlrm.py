@@ -103,7 +103,26 @@ def test_rowwise_adagrad_is_its_formula_and_touches_no_other_row() -> None:
     first, second = 0.5 + 2.5, 0.5 + 2 * 2.5
     assert torch.equal(table[[0, 2]], torch.ones(2, 2))
     torch.testing.assert_close(table[1, 1], torch.tensor(1 - 0.2 / first**0.5 - 0.2 / second**0.5))
-    torch.testing.assert_close(optimizer.accumulator, torch.tensor([0.5, 5.5, 0.5, 16.5]))
+    torch.testing.assert_close(optimizer.accumulator, torch.tensor([[0.5], [5.5], [0.5], [16.5]]))
+
+
+def test_first_order_weights_add_to_the_logit_and_have_their_own_rate() -> None:
+    network = build("optimized", first_order_rate=0.1, table_learning_rate=0.5)
+    without = build("optimized", first_order_rate=0.0)
+    without.load_state_dict({**network.state_dict(), "tables.weight": network.tables.weight[:, :-1]})
+    ids = torch.tensor([[1, 0, 2], [3, 0, 8]], dtype=torch.int32)
+    numeric = torch.rand(2, 4)
+    before = without(numeric, ids)
+    assert torch.equal(network(numeric, ids), before)  # they start at 0
+    with torch.no_grad():
+        network.tables.weight[:, -1] = torch.arange(15.0)
+    expected = before + torch.tensor([1.0 + 5 + 8, 3.0 + 5 + 14])
+    torch.testing.assert_close(network(numeric, ids), expected)
+    table = torch.zeros(2, 3)
+    optimizer = RowwiseAdagrad(table, start=0.0, first_order=(0.2, 3.0))
+    optimizer.update(torch.tensor([1]), torch.tensor([[2.0, 2.0, 1.0]]), rate=0.5)
+    torch.testing.assert_close(table[1], torch.tensor([-0.5, -0.5, -0.5 * 0.2 / 4**0.5]))
+    assert torch.equal(table[0], torch.zeros(3))
 
 
 def test_tables_start_the_same_whatever_the_other_tables_are() -> None:
