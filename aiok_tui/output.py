@@ -139,17 +139,15 @@ def follow_to_end(run: str, as_json: bool, offset: int = 0) -> int:
     narrator = _Narrator(run, as_json)
     earlier, offset = api.events_before(run, offset) if offset else ([], 0)
     fold(earlier, narrator.state)
-    lost_checks = 0
-    while narrator.state.ended is None or lost_checks == 0:
+    over = False
+    while True:
         events, offset = api.events_since(run, offset)
         for event in events:
             narrator.tell(event)
+        if over and not events:
+            break
+        over = not events and not api.state(run).status.is_live
         if not events:
-            now = api.state(run)
-            if not now.status.is_live and now.status is not RunStatus.CREATED:
-                lost_checks += 1
-                if lost_checks > 1:
-                    break
             time.sleep(0.1)
     narrator.close()
     final = api.state(run)

@@ -20,7 +20,7 @@ from engine import datasets, environments, facts, recipe
 from engine import events as ev
 from engine.advisor import Job, make_plan, refuse
 from engine.code import AGENT, deploy
-from engine.errors import AiokError, HostError, InputError
+from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, InputError
 from engine.plan import Plan
 from engine.questions import STEPS, Question, check_answers, questions, recipe_text, to_data
 from engine.state import RunState, RunStatus
@@ -52,6 +52,9 @@ __all__ = [
     "recipe_text", "report", "resume", "run_path", "runs", "save_draft", "save_recipe", "start",
     "state", "stop", "wizard_steps",
 ]  # fmt: skip
+
+
+START_S = 30.0  # a run process on a busy machine
 
 
 # --- the wizard ---------------------------------------------------------------------------------
@@ -245,7 +248,8 @@ def _own_folder(folder: Path) -> RunFolder:
 
 
 def _launch(folder: RunFolder) -> None:
-    """Start the run process in a session of its own; wait until it holds the lock."""
+    """Start the run process in a session of its own; wait until its first event is there."""
+    seen = _size(folder.events)
     logs = folder.path / "logs"
     logs.mkdir(exist_ok=True)
     root = str(Path(__file__).resolve().parents[1])
@@ -261,11 +265,23 @@ def _launch(folder: RunFolder) -> None:
         )
     # Reaped here when it ends before this process does; it never depends on us.
     threading.Thread(target=process.wait, name=f"reap {folder.id}", daemon=True).start()
-    end = time.monotonic() + 20
+    end = time.monotonic() + START_S
     while time.monotonic() < end:
-        if is_locked(folder.lock) or process.poll() is not None:
+        code = process.poll()
+        if _size(folder.events) > seen:
             return
+        if code == ExitCode.BAD_INPUT:
+            raise InputError(f"{folder.id} is already running", todo=f"aiok show {folder.id}")
+        if code is not None:
+            raise EnvironmentProblem(
+                f"the run process of {folder.id} ended at once", log=str(logs / "run.log")
+            )
         time.sleep(0.02)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 when there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def resume(run: str) -> str:
@@ -365,8 +381,7 @@ def _best(now: RunState) -> str:
 
 def journal_size(run: str) -> int:
     """Bytes of a run's journal so far: where a follower of what comes next begins."""
-    path = open_run_folder(run).events
-    return path.stat().st_size if path.exists() else 0
+    return _size(open_run_folder(run).events)
 
 
 def events_before(run: str, offset: int) -> tuple[list[ev.Event], int]:
