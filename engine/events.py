@@ -31,6 +31,12 @@ class RunCreated(Event):
     steps: list[dict[str, str]]
     command: str = ""
 
+    def __post_init__(self) -> None:
+        """ValueError for a step without its three names."""
+        for step in self.steps:
+            if not isinstance(step, dict) or not {"id", "kind", "title"} <= step.keys():
+                raise ValueError("a step needs id, kind and title")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
@@ -174,6 +180,11 @@ class RunEnded(Event):
     status: str
     exit_code: int
 
+    def __post_init__(self) -> None:
+        """ValueError for a status a run cannot end with."""
+        if self.status not in ("done", "failed", "stopped"):
+            raise ValueError(f"{self.status!r} is no end of a run")
+
 
 KINDS: dict[str, type[Event]] = {
     cls.kind: cls
@@ -189,11 +200,27 @@ def encode(event: Event) -> bytes:
     return (json.dumps({"kind": event.kind, **asdict(event)}) + "\n").encode()
 
 
+# What JSON must hold for a field; a damaged journal must not reach those who read events.
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "dict[str, Any]": (dict,),
+    "list[dict[str, str]]": (list,),
+}
+
+
 def decode(line: bytes) -> Event | None:
-    """The event of a line; None for a kind this version does not know. ValueError: not JSON."""
+    """The event of a line; None for a kind this version does not know. ValueError: no event."""
     data = json.loads(line)
-    cls = KINDS.get(data.pop("kind", ""))
+    if not isinstance(data, dict):
+        raise ValueError("an event is a JSON object")
+    cls = KINDS.get(str(data.pop("kind", "")))
     if cls is None:
         return None
-    names = {f.name for f in fields(cls)}
-    return cls(**{key: value for key, value in data.items() if key in names})
+    known = {f.name: _JSON_TYPES[str(f.type)] for f in fields(cls)}
+    found = {key: value for key, value in data.items() if key in known}
+    for key, value in found.items():
+        if not isinstance(value, known[key]):
+            raise ValueError(f"{key} of {cls.kind} is a {type(value).__name__}")
+    return cls(**found)

@@ -60,20 +60,19 @@ def _gib(path: Path) -> float:
     return total / 2**30
 
 
-def _plans(kept: Sequence[RunFolder]) -> list[dict[str, object]]:
+def _plans(kept: Sequence[RunFolder]) -> list[tuple[set[str], str]]:
+    """The identities and the code that each readable plan names; a damaged one names nothing."""
     found = []
     for folder in kept:
-        with contextlib.suppress(OSError, ValueError):
-            found.append(json.loads(folder.plan.read_text(encoding="utf-8")))
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+            found.append(({str(step["identity"]) for step in plan["steps"]}, str(plan["code"])))
     return found
 
 
 def _unused_cache(kept: Sequence[RunFolder]) -> list[Cleaned]:
     """Outputs that no plan of a kept run names, and half-built ones nobody is building."""
-    used = set()
-    for plan in _plans(kept):
-        steps = plan.get("steps")
-        used |= {step["identity"] for step in steps} if isinstance(steps, list) else set()
+    used = {identity for identities, _ in _plans(kept) for identity in identities}
     found = []
     for path in sorted(cache_folder().glob("*")) if cache_folder().is_dir() else []:
         if path.name not in used and path.is_dir():
@@ -85,7 +84,7 @@ def _unused_cache(kept: Sequence[RunFolder]) -> list[Cleaned]:
 
 
 def _unused_code(kept: Sequence[RunFolder]) -> list[Cleaned]:
-    used = {plan.get("code") for plan in _plans(kept)}
+    used = {code for _, code in _plans(kept)}
     folder = home() / "code"
     return [
         Cleaned("code", path, _gib(path))

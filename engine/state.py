@@ -148,6 +148,11 @@ def fold(events: Iterable[ev.Event], state: RunState | None = None) -> RunState:
     return state
 
 
+def _step(state: RunState, step_id: str) -> StepState:
+    """The step of that id; one that a damaged journal never announced is known by its id alone."""
+    return state.steps.setdefault(step_id, StepState(step_id, step_id, step_id))
+
+
 @singledispatch
 def _apply(event: ev.Event, state: RunState) -> None:
     """Events that change nothing a front end draws."""
@@ -180,7 +185,7 @@ def _(event: ev.StopRequested, state: RunState) -> None:
 
 @_apply.register
 def _(event: ev.StepStarted, state: RunState) -> None:
-    step = state.steps[event.step]
+    step = _step(state, event.step)
     step.status, step.identity, step.host = StepStatus.RUNNING, event.identity, event.host
     step.started, step.ended, step.problem = event.t, None, None
     step.log, step.command = event.log, event.command
@@ -189,33 +194,33 @@ def _(event: ev.StepStarted, state: RunState) -> None:
 
 @_apply.register
 def _(event: ev.StepReused, state: RunState) -> None:
-    step = state.steps[event.step]
+    step = _step(state, event.step)
     step.status, step.identity, step.result = StepStatus.REUSED, event.identity, event.result
     step.seconds = 0.0
 
 
 @_apply.register
 def _(event: ev.StepFinished, state: RunState) -> None:
-    step = state.steps[event.step]
+    step = _step(state, event.step)
     step.status, step.identity, step.result = StepStatus.DONE, event.identity, event.result
     step.ended, step.seconds = event.t, event.seconds
 
 
 @_apply.register
 def _(event: ev.StepFailed, state: RunState) -> None:
-    step = state.steps[event.step]
+    step = _step(state, event.step)
     step.status, step.problem, step.ended = StepStatus.FAILED, event, event.t
 
 
 @_apply.register
 def _(event: ev.StepStopped, state: RunState) -> None:
-    step = state.steps[event.step]
+    step = _step(state, event.step)
     step.status, step.ended = StepStatus.STOPPED, event.t
 
 
 @_apply.register
 def _(event: ev.StepProgressed, state: RunState) -> None:
-    step = state.steps[event.step]
+    step = _step(state, event.step)
     if event.phase != step.phase or step.phase_started is None:
         step.phase, step.phase_started, step.phase_from = event.phase, event.t, event.done
     step.done, step.total, step.unit = event.done, event.total, event.unit

@@ -203,7 +203,7 @@ def read_lines(path: Path, offset: int, limit: int = 1 << 22) -> tuple[list[byte
         with open(path, "rb") as file:
             file.seek(offset)
             data = file.read(limit)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return [], offset
     end = data.rfind(b"\n") + 1
     return data[:end].splitlines(), offset + end
