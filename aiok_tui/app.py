@@ -23,6 +23,8 @@ from aiok_tui.widgets.glyphs import glyphs
 if TYPE_CHECKING:
     from engine.api import RunSummary
 
+FIRST_FRAME_S = 0.05
+
 THEME = Theme(
     name="aiok", dark=True, primary="#5b9bd5", secondary="#6c8ebf", accent="#6cb6c9",
     success="#85b779", warning="#d9a860", error="#e0707a", foreground="#d4dae2",
@@ -83,7 +85,14 @@ class AiokApp(App[None], inherit_bindings=False):
     def on_mount(self) -> None:
         """Paint first, load the engine then."""
         self.set_class(not glyphs().braille, "-ascii")
-        self.call_after_refresh(self._begin)
+        self.call_after_refresh(self._painted)
+
+    def _painted(self) -> None:
+        """The first frame is drawn; let it reach the terminal before the engine is loaded."""
+        if self.background:
+            self.set_timer(FIRST_FRAME_S, self._begin)
+        else:
+            self._begin()
 
     def _begin(self) -> None:
         if self.background:

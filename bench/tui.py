@@ -58,9 +58,10 @@ def first_frame(home: str, marks: tuple[bytes, ...]) -> list[float]:
             if not select.select([terminal], [], [], 0.5)[0]:
                 continue
             seen += os.read(terminal, 65536)
+            used = _cpu_ms(pid)  # at once: the app goes on while this process looks for the mark
             shown = SEQUENCE.sub(b"", seen)
             while len(found) < len(marks) and marks[len(found)] in shown:
-                found.append(_cpu_ms(pid))
+                found.append(used)
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
