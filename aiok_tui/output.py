@@ -475,7 +475,8 @@ def print_profile(result: Mapping[str, Any], as_json: bool) -> None:
     print(f"{result['rows']:,} rows, label rate {result['label_rate']:.4f}")
     rows = [
         [str(c["name"]), str(c["kind"]), _plain(c["missing"]), _plain(c["distinct"]),
-         _plain(c.get("min") or ""), _plain(c.get("max") or ""),
+         "" if c.get("min") is None else _plain(c["min"]),
+         "" if c.get("max") is None else _plain(c["max"]),
          " ".join(f"{v}:{n}" for v, n in (c.get("top") or [])[:3])]
         for c in result["columns"]
     ]  # fmt: skip

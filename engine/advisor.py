@@ -111,7 +111,10 @@ def make_plan(job: Job) -> Plan:
         values=tuple(values),
         environments=environments,
         facts={"localhost": asdict(job.facts)},
-        data=tuple({"path": str(f.path), "size": f.size, "digest": f.digest} for f in job.files),
+        data=tuple(
+            {"path": str(f.path), "size": f.size, "digest": f.digest, "verified": f.verified}
+            for f in job.files
+        ),
         problems=tuple(_obstacles(job, plan_steps, by_key)),
     )
 

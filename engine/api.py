@@ -21,7 +21,7 @@ from engine import events as ev
 from engine.advisor import Job, make_plan, refuse
 from engine.code import AGENT, deploy
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, InputError
-from engine.plan import Plan
+from engine.plan import Plan, read_plan
 from engine.questions import STEPS, Question, check_answers, questions, recipe_text, to_data
 from engine.state import RunState, RunStatus
 from engine.store import (
@@ -301,11 +301,11 @@ def resume(run: str) -> str:
 
 def _check_data_unchanged(folder: RunFolder) -> None:
     """A run whose input changed must not mix old and new rows."""
-    said = json.loads(folder.plan.read_text(encoding="utf-8")).get("data", [])
     changed = []
-    for entry in said:
+    for entry in read_plan(folder.plan).data:
         path = Path(entry["path"])
-        if not path.exists() or facts.file_facts(path).digest != entry["digest"]:
+        now = facts.file_facts(path, entry.get("verified", False)) if path.exists() else None
+        if now is None or (now.size, now.digest) != (entry["size"], entry["digest"]):
             changed.append(entry["path"])
     if changed:
         raise InputError(

@@ -70,10 +70,15 @@ def all_files() -> list[Path]:
     return sorted([*found, AGENT])
 
 
+def present_code() -> str:
+    """The name of the copy of the code as it stands now."""
+    return digest_of(all_files())[:16]
+
+
 def deploy() -> Path:
     """Copy the workers' code to $AIOK_HOME/code/HASH, once; returns that folder."""
     files = all_files()
-    target = home() / "code" / digest_of(files)[:16]
+    target = home() / "code" / present_code()
     if target.is_dir():
         return target
     building = target.with_name(f".{target.name}.{os.getpid()}")

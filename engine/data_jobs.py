@@ -16,7 +16,7 @@ from engine.code import deploy
 from engine.environments import environment_folder, install_environment
 from engine.errors import InputError
 from engine.facts import data_facts, data_files
-from engine.plan import from_json
+from engine.plan import read_plan
 from engine.recipe import Columns
 from engine.store import home, make_folder, open_run_folder, remove_tree
 from engine.work import Launch, Listener, clean, run_worker, write_spec
@@ -168,13 +168,15 @@ def predict(
         raise InputError(
             f"{run} has no exported model", todo=f"its step optimize must be done: aiok show {run}"
         )
-    plan = from_json(folder.plan.read_text(encoding="utf-8"))
+    plan = read_plan(folder.plan)
     dataset = json.loads(json.dumps(plan.step("etl").settings["dataset"]))
     files = data_files(rows)
     data_facts(files)
     output = output.expanduser().absolute()
     if output.is_dir():
         raise InputError(f"{output} is a folder", todo="name a .csv file")
+    if output.resolve() in [path.resolve() for path in files]:
+        raise InputError(f"{output} is the input", todo="name another file for the scores")
     make_folder(output.parent)
     spec = {
         "bundle": str(bundle.resolve()),

@@ -22,6 +22,7 @@ class FileFacts:
     size: int
     mtime_ns: int
     digest: str  # sha256 of the first and the last MiB, or of all with `--verify`
+    verified: bool = False  # which of the two
 
 
 def data_files(path: Path) -> list[Path]:
@@ -72,7 +73,7 @@ def file_facts(path: Path, verify: bool = False) -> FileFacts:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     if status.st_size == 0:
         raise InputError(f"{path} is empty", todo="a data file needs rows")
-    return FileFacts(path, status.st_size, status.st_mtime_ns, digest.hexdigest())
+    return FileFacts(path, status.st_size, status.st_mtime_ns, digest.hexdigest(), verify)
 
 
 def data_facts(paths: Sequence[Path], verify: bool = False) -> list[FileFacts]:

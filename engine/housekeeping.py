@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.code import present_code
 from engine.errors import InputError
 from engine.store import (
     RunFolder,
@@ -15,6 +16,7 @@ from engine.store import (
     home,
     is_locked,
     open_run_folder,
+    process_identity,
     remove_tree,
     run_folders,
 )
@@ -78,28 +80,42 @@ def _unused_cache(kept: Sequence[RunFolder]) -> list[Cleaned]:
         if path.name not in used and path.is_dir():
             found.append(Cleaned("cache", path, _gib(path)))
     for path in sorted(cache_folder().glob(".*.building")):
-        if not is_locked(path.with_suffix(".lock")):
+        identity = path.name.split(".")[1]
+        if not is_locked(cache_folder() / f".{identity}.lock"):
             found.append(Cleaned("half-built", path, _gib(path)))
     return found
 
 
 def _unused_code(kept: Sequence[RunFolder]) -> list[Cleaned]:
-    used = {code for _, code in _plans(kept)}
+    """Code that no plan names; the present code stays, a data job or a new run may be using it."""
+    used = {code for _, code in _plans(kept)} | {present_code()}
     folder = home() / "code"
     return [
         Cleaned("code", path, _gib(path))
         for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
-        if path.name not in used
+        if path.name not in used and not path.name.startswith(f".{present_code()}.")
     ]
 
 
 def _leftovers() -> list[Cleaned]:
     """Scratch of jobs whose agent is gone."""
-    from engine.work import jobs_folder
+    from engine.work import jobs_folder, run_of_job
 
     found = []
     for path in sorted(jobs_folder().glob("*")) if jobs_folder().is_dir() else []:
-        run = path.name.split(".")[0]
-        if not is_locked(home() / "runs" / run / "lock"):
+        run = run_of_job(path.name)
+        if not (run and is_locked(home() / "runs" / run / "lock")) and not _is_supervised(path):
+            found.append(Cleaned("job", path, _gib(path)))
+    for path in sorted((home() / "work").glob("*-*")):
+        pid = path.name.split("-")[1]  # WORKER-PID[-NUMBER]
+        if pid.isdecimal() and not process_identity(int(pid)):
             found.append(Cleaned("job", path, _gib(path)))
     return found
+
+
+def _is_supervised(job: Path) -> bool:
+    """Whether the supervisor of a job folder lives."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        pid, started = json.loads((job / "supervisor.pid").read_text(encoding="utf-8"))
+        return bool(process_identity(int(pid)).get("start") == started)
+    return False

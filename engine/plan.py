@@ -113,9 +113,19 @@ def from_json(text: str) -> Plan:
                 "problems": tuple(data["problems"]),
             }
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             "plan.json is damaged", why=str(error)[:200], todo="start a new run of the same recipe"
+        ) from None
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a run; InputError when the file is gone or damaged."""
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read {path}", why=str(error)[:200], todo="start a new run of the same recipe"
         ) from None
 
 

@@ -215,6 +215,10 @@ def parse(text: str, name: str, file: str = "recipe") -> Source:
         place = f"{file}, line {mark.line + 1}, column {mark.column + 1}" if mark else file
         said = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise InputError(f"{place}: {said}", todo="mend the YAML there") from None
+    except ValueError as error:  # a date that does not exist
+        raise InputError(f"{file}: {error}", todo="mend the YAML there") from None
+    except RecursionError:
+        raise InputError(f"{file}: nested too deeply, or within itself") from None
     if data is None:
         raise InputError(f"{file} is empty", todo="start from `aiok new` or a shipped recipe")
     if not isinstance(data, dict):
@@ -260,7 +264,7 @@ def _plain(text: str) -> Any:
     """A value given as text, read as YAML reads a scalar or a flow list."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
         return text
 
 

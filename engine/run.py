@@ -22,7 +22,7 @@ from typing import Any
 
 from engine import events as ev
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, RunStopped
-from engine.plan import Plan, Step, from_json, is_whole
+from engine.plan import Plan, Step, is_whole, read_plan
 from engine.state import RunState, fold
 from engine.steps.context import Context
 from engine.store import (
@@ -35,7 +35,7 @@ from engine.store import (
     read_events,
     remove_tree,
 )
-from engine.work import jobs_folder
+from engine.work import jobs_folder, run_of_job
 from hosts.job import sweep_job
 from hosts.local import LocalTransport
 
@@ -61,7 +61,7 @@ class RunProcess:
 
     def __init__(self, folder: RunFolder, signals: StopSignals) -> None:
         self.folder, self.signals = folder, signals
-        self.plan: Plan = from_json(folder.plan.read_text(encoding="utf-8"))
+        self.plan: Plan = read_plan(folder.plan)
         self.state: RunState = fold(read_events(folder.events, 0)[0])
         self.log = EventLog(folder.events)
         code = home() / "code" / self.plan.code
@@ -130,6 +130,8 @@ class RunProcess:
     def _sweep_earlier_attempts(self) -> None:
         """What a killed run process left is ended now, so that nothing ever runs twice."""
         for folder in jobs_folder().glob(f"{self.folder.id}.*"):
+            if run_of_job(folder.name) != self.folder.id:
+                continue  # of a run whose name begins like this one
             if folder.is_dir():
                 sweep_job(
                     self.context.transport,
@@ -164,7 +166,11 @@ class RunProcess:
 
     @contextlib.contextmanager
     def _building(self, step: Step) -> Any:
-        """The folder where the output grows, held by one run; None if another made it whole."""
+        """The folder where the output grows, held by one run; None if another made it whole.
+
+        Its name is this attempt's own: a worker that outlives its killed run process for a while
+        still writes, and must not write into what grows now.
+        """
         cache = make_folder(cache_folder())
         told = False
         while True:
@@ -173,8 +179,10 @@ class RunProcess:
                     if is_whole(step.identity):
                         yield None
                         return
-                    building = cache / f".{step.identity}.building"
-                    remove_tree(building)
+                    for left in cache.glob(f".{step.identity}.*.building"):
+                        shutil.rmtree(left, ignore_errors=True)
+                    mark = f"{self.folder.id}.{self.context.attempt}.{os.getpid()}"
+                    building = cache / f".{step.identity}.{mark}.building"
                     building.mkdir()
                     try:
                         yield building

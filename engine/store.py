@@ -133,8 +133,9 @@ def create_run_folder(name: str) -> RunFolder:
     """A new, empty run folder NAME-1, NAME-2, ...; two creators never get the same one."""
     base = make_folder(runs_folder())
     name = safe_name(name)
+    safe_name(f"{name}-999999999")  # the id that comes of it must be a name too
     taken = [int(p.name[len(name) + 1 :]) for p in base.glob(f"{name}-*")
-             if p.name[len(name) + 1 :].isdigit()]  # fmt: skip
+             if re.fullmatch(r"[0-9]{1,9}", p.name[len(name) + 1 :])]  # fmt: skip
     number = max(taken, default=0) + 1
     while True:
         with contextlib.suppress(FileExistsError):
@@ -233,9 +234,7 @@ def exclusive(path: Path) -> Iterator[bool]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _take(descriptor):
             yield False
             return
         os.ftruncate(descriptor, 0)
@@ -243,6 +242,16 @@ def exclusive(path: Path) -> Iterator[bool]:
         yield True
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int) -> bool:
+    """Take the lock; a look by `is_locked` holds it for a moment, so one failure says nothing."""
+    for _ in range(20):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def is_locked(path: Path) -> bool:

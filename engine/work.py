@@ -22,6 +22,7 @@ from models import messages
 BEAT_S = 0.5
 SILENT_S = 3.0
 STOP_PATIENCE_S = 60.0
+JOB_NAME = re.compile(r"(.+)\.[^.]+\.[0-9]+(?:\.rendezvous)?")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -33,6 +34,12 @@ def clean(text: str) -> str:
 def jobs_folder() -> Path:
     """Where the agent keeps what belongs to running jobs."""
     return home() / "jobs"
+
+
+def run_of_job(name: str) -> str:
+    """The run that a job RUN.STEP.ATTEMPT (or its rendezvous) belongs to; "" for a data job."""
+    found = JOB_NAME.fullmatch(name)
+    return found[1] if found else ""
 
 
 @dataclass(frozen=True, kw_only=True)

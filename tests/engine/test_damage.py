@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from engine import api, housekeeping
+from engine import api, data_jobs, housekeeping
 from engine import events as ev
-from engine.store import RunFolder
+from engine.code import deploy
+from engine.errors import InputError
+from engine.store import (
+    RunFolder,
+    create_run_folder,
+    exclusive,
+    is_locked,
+    open_run_folder,
+    process_identity,
+)
+from engine.work import run_of_job
 
 GARBAGE = {
     "an unannounced step": b'{"kind":"step_started","t":1.0,"step":"etl","identity":"x"}\n',
@@ -64,3 +76,104 @@ def test_clean_meets_a_damaged_plan(aiok_home: Path, plan: str) -> None:
     for name in ("etl-1", "etl-2"):
         (aiok_home / "cache" / name).mkdir(parents=True)
     assert [item.path.name for item in housekeeping.clean()] == ["etl-2"]
+
+
+@pytest.mark.parametrize("plan", [*PLANS, None])
+def test_resume_and_predict_tell_a_damaged_plan(aiok_home: Path, plan: str | None) -> None:
+    folder = make_run(aiok_home, "bad-1", plan=plan)
+    with pytest.raises(InputError) as caught:
+        api.resume("bad-1")
+    assert "plan.json" in caught.value.what
+    (folder / "artifacts" / "optimize").mkdir(parents=True)
+    (folder / "artifacts" / "optimize" / "bundle.json").write_text("{}")
+    with pytest.raises(InputError, match=r"plan\.json"):
+        data_jobs.predict("bad-1", aiok_home, aiok_home / "o.csv", 1, data_jobs.JobListener())
+
+
+def test_names_that_only_look_like_numbers_do_not_count(aiok_home: Path) -> None:
+    for tail in ("²", "٣", "9" * 40):
+        (aiok_home / "runs" / f"tiny-{tail}").mkdir(parents=True)
+    assert create_run_folder("tiny").id == "tiny-1"
+
+
+def test_a_recipe_name_whose_run_could_not_be_opened_is_refused(aiok_home: Path) -> None:
+    with pytest.raises(InputError, match="not a valid name"):
+        create_run_folder("a" * 80)
+    made = create_run_folder("a" * 60)
+    assert open_run_folder(made.id).path == made.path
+
+
+def test_a_look_at_a_lock_never_keeps_its_owner_out(tmp_path: Path) -> None:
+    lock, stop = tmp_path / "lock", threading.Event()
+    lock.touch()
+
+    def look() -> None:
+        while not stop.is_set():
+            is_locked(lock)
+
+    watchers = [threading.Thread(target=look) for _ in range(2)]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        for _ in range(300):
+            with exclusive(lock) as mine:
+                assert mine
+    finally:
+        stop.set()
+        for watcher in watchers:
+            watcher.join()
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_unchanged_data_is_known_again_however_it_was_hashed(aiok_home: Path, verify: bool) -> None:
+    data = aiok_home / "rows.tsv"
+    data.parent.mkdir(parents=True)
+    data.write_bytes(b"0\t1\n" * 1000)
+    recipe = aiok_home / "mine.yaml"
+    recipe.write_text(f"dataset: {{path: {data}}}\n")
+    made = api.plan(str(recipe), verify=verify)
+    folder = RunFolder(make_run(aiok_home, "mine-1", plan=made.to_json()))
+    api._check_data_unchanged(folder)
+    data.write_bytes(b"0\t1\n" * 999 + b"0\t2\n")
+    with pytest.raises(InputError, match="the data changed"):
+        api._check_data_unchanged(folder)
+
+
+def test_clean_leaves_what_is_at_work(aiok_home: Path) -> None:
+    """A run with a dot in its name, a data job, and the code that both use."""
+    jobs, code = aiok_home / "jobs", deploy()
+    make_run(aiok_home, "my.v2-1")
+    for name in ("my.v2-1.train.1", "generate-1-1", "generate-2-2"):
+        (jobs / name).mkdir(parents=True)
+    mine = process_identity(os.getpid())
+    (jobs / "generate-1-1" / "supervisor.pid").write_text(json.dumps([mine["pid"], mine["start"]]))
+    (aiok_home / "work" / f"generate-{os.getpid()}-1").mkdir(parents=True)
+    (aiok_home / "work" / "generate-99999999-1").mkdir()
+    with exclusive(aiok_home / "runs" / "my.v2-1" / "lock") as held:
+        assert held
+        found = housekeeping.clean()
+    assert [item.path.name for item in found] == ["generate-2-2", "generate-99999999-1"]
+    assert code.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [("a-1.train.1", "a-1"), ("a.b-1.train.12", "a.b-1"), ("a-1.etl.2.rendezvous", "a-1"),
+     ("a-1.b-1.etl.1", "a-1.b-1"), ("generate-1-1", "")],
+)  # fmt: skip
+def test_a_job_names_its_run(name: str, run: str) -> None:
+    assert run_of_job(name) == run
+
+
+def test_predict_never_writes_over_its_input(aiok_home: Path) -> None:
+    plan = (aiok_home / "x.yaml", "dataset: {generate: {rows: 2000}}\n")
+    aiok_home.mkdir()
+    plan[0].write_text(plan[1])
+    folder = make_run(aiok_home, "done-1", plan=api.plan(str(plan[0])).to_json())
+    (folder / "artifacts" / "optimize").mkdir(parents=True)
+    (folder / "artifacts" / "optimize" / "bundle.json").write_text("{}")
+    rows = aiok_home / "new.tsv"
+    rows.write_text("1\t2\n")
+    with pytest.raises(InputError, match="is the input"):
+        data_jobs.predict("done-1", rows, rows, 1, data_jobs.JobListener())
+    assert rows.read_text() == "1\t2\n"

@@ -85,10 +85,18 @@ def test_a_bare_setting_in_set_means_the_models() -> None:
         (GOOD + "goal: {metric: acu}\n", "dlrm has no metric acu, did you mean auc?"),
         (GOOD + "cluster: mars\n", "cluster (line 2)"),
         (GOOD + "seed: .nan\n", "seed (line 2)"),
+        (GOOD + "seed: 2020-13-45\n", "month must be in 1..12"),
+        ("a: " + "[" * 3000, "nested too deeply"),
+        ("a: &x {b: *x}\n", "within itself"),
     ],
 )
 def test_bad_recipes_say_what_and_where(text: str, said: str) -> None:
     assert said in refused(text)
+
+
+def test_a_date_that_does_not_exist_is_a_bad_value() -> None:
+    with pytest.raises(InputError, match="seed"):
+        recipe.load(recipe.parse(GOOD, "x"), ["seed=2020-13-45"], {})
 
 
 def test_a_path_or_a_suffix_is_a_file_and_the_rest_a_name(tmp_path: Path) -> None:
