@@ -45,7 +45,7 @@ def _start(home: str) -> tuple[int, int]:
         env = {**os.environ, "AIOK_HOME": home, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 120, 0, 0))
         os.chdir(ROOT)
-        os.execve(sys.executable, [sys.executable, "-P", "-m", "aiok_tui.cli"], env)  # noqa: S606
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "aiok_tui"], env)  # noqa: S606
     return pid, terminal
 
 
@@ -75,7 +75,7 @@ def _help_ms() -> float:
     """CPU milliseconds of `aiok --help`."""
     before = os.times()
     subprocess.run(
-        [sys.executable, "-P", "-m", "aiok_tui.cli", "--help"],
+        [sys.executable, "-P", "-m", "aiok_tui", "--help"],
         cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     after = os.times()

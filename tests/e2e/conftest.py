@@ -38,7 +38,7 @@ class Home:
     def aiok(self, *words: str, timeout_s: float = LIMIT_S) -> subprocess.CompletedProcess[str]:
         """Run the command line to its end."""
         return subprocess.run(
-            [sys.executable, "-P", "-m", "aiok_tui.cli", *words],
+            [sys.executable, "-P", "-m", "aiok_tui", *words],
             env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False,
             stdin=subprocess.DEVNULL, cwd=self.path,
         )  # fmt: skip
@@ -46,7 +46,7 @@ class Home:
     def popen(self, *words: str) -> subprocess.Popen[str]:
         """Start the command line in a session of its own."""
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "aiok_tui.cli", *words],
+            [sys.executable, "-P", "-m", "aiok_tui", *words],
             env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             stdin=subprocess.DEVNULL, cwd=self.path, start_new_session=True,
         )  # fmt: skip

@@ -223,7 +223,7 @@ def test_no_java_where_the_plan_needs_it(home: Home) -> None:
     for name in ("sh", "env", "test"):
         (path / name).symlink_to(f"/bin/{name}")
     done = subprocess.run(
-        [*java_free_python(), "-P", "-m", "aiok_tui.cli", "run", "tiny", "-s", "etl.engine=spark"],
+        [*java_free_python(), "-P", "-m", "aiok_tui", "run", "tiny", "-s", "etl.engine=spark"],
         env={**home.env, "PATH": str(path), "JAVA_HOME": ""},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
@@ -243,7 +243,7 @@ def test_no_cpu_build_of_torch_to_be_had(home: Home, tmp_path: Path) -> None:
     env = {k: v for k, v in home.env.items() if not k.startswith("PIP_")}
     env |= {"AIOK_HOME": str(bare), "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null"}
     done = subprocess.run(
-        [*java_free_python(), "-P", "-m", "aiok_tui.cli", "env", "install", "torch"],
+        [*java_free_python(), "-P", "-m", "aiok_tui", "env", "install", "torch"],
         env=env, capture_output=True, text=True, check=False, timeout=80,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr

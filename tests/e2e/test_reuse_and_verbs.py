@@ -165,7 +165,7 @@ def test_new_asks_and_writes_a_recipe_that_runs(done: Home, tmp_path: Path) -> N
     target = tmp_path / "mine.yaml"
     answers = "\n".join(["1", "5000", "", "", "tiny", *[""] * 40]) + "\n"
     asked = subprocess.run(
-        [sys.executable, "-P", "-m", "aiok_tui.cli", "new", "-o", str(target)],
+        [sys.executable, "-P", "-m", "aiok_tui", "new", "-o", str(target)],
         input=answers, env=done.env, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert asked.returncode == 0, asked.stderr

@@ -37,7 +37,7 @@ class Terminal:
     def open(self) -> None:
         """Start the app in a new window of a new server; a shell stays after it."""
         self._opened += 1
-        program = f"{sys.executable} -P -m aiok_tui.cli; echo left with $?; exec sleep 600"
+        program = f"{sys.executable} -P -m aiok_tui; echo left with $?; exec sleep 600"
         self.tmux("new-session", "-d", "-x", "120", "-y", "36", program)
 
     def screen(self) -> str:
