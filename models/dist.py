@@ -42,22 +42,11 @@ class Ranks:
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
 
-    def start_sum(self, tensor: torch.Tensor) -> Any:
-        """Begin to add the tensor over all ranks, in place; `finish` waits for it."""
-        if self.size == 1:
-            return None
-        with _lost_ranks_explained():
-            return gloo.all_reduce(tensor, async_op=True)
-
-    def finish(self, pending: Any) -> None:
-        """Wait for what `start_sum` began."""
-        if pending is not None:
-            with _lost_ranks_explained():
-                pending.wait()
-
     def sum(self, tensor: torch.Tensor) -> None:
         """Add the tensor over all ranks, in place."""
-        self.finish(self.start_sum(tensor))
+        if self.size > 1:
+            with _lost_ranks_explained():
+                gloo.all_reduce(tensor)
 
     def gather(self, tensor: torch.Tensor, counts: list[int]) -> torch.Tensor:
         """The tensors of all ranks, joined along the first axis in rank order, on every rank.
@@ -73,6 +62,13 @@ class Ranks:
         with _lost_ranks_explained():
             gloo.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def gather_equal(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensors [m] of all ranks as [ranks, m], on every rank; m is the same for all."""
+        everyone = tensor.new_empty((self.size, len(tensor)))
+        with _lost_ranks_explained():
+            gloo.all_gather(list(everyone), tensor)
+        return everyone
 
     def gather_rows(self, tensor: torch.Tensor) -> torch.Tensor:
         """Like `gather`, when no rank knows how many rows the others have."""

@@ -33,21 +33,51 @@ def combine(ids: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torc
     return ordered[starts].long(), sums
 
 
-def merge(
-    ranks: Ranks, ids: torch.Tensor, values: torch.Tensor, counts: list[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum over all ranks of sparse gradients, the same on every rank.
+class Exchange:
+    """The gradients of all ranks, by one collective a step.
 
-    ids [u] unique, values [u, d]; `counts` holds u of every rank. Ids and values travel as one
-    buffer of 32-bit words: one collective a step.
+    A rank's message: its dense numbers, how many table rows it touched, and these rows as 32-bit
+    words (id, gradient). The message has room for a little more rows than the largest number in
+    the last step; rows past it travel by a second collective, which is seldom needed.
     """
-    if ranks.size == 1 or not max(counts):
-        return ids, values
-    packed = torch.empty(len(ids), 1 + values.shape[1])
-    packed[:, 0] = ids.int().view(torch.float32)
-    packed[:, 1:] = values
-    everyone = ranks.gather(packed, counts)
-    return combine(everyone[:, 0].contiguous().view(torch.int32), everyone[:, 1:].contiguous())
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks, self.room = ranks, 0
+
+    def add(
+        self, dense: torch.Tensor, ids: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add `dense` [m] over all ranks in place; the summed rows, the same on every rank.
+
+        ids [u] unique, values [u, w] -> unique ids ascending and their sums over all ranks.
+        """
+        if self.ranks.size == 1:
+            return ids, values
+        m, room, width = len(dense), self.room, 1 + values.shape[1]
+        words = ids.int().view(torch.float32)
+        message = torch.empty(m + 1 + room * width)
+        message[:m] = dense
+        message[m : m + 1] = torch.tensor([len(ids)], dtype=torch.int32).view(torch.float32)
+        sent = min(room, len(ids))
+        packed = message[m + 1 :].view(room, width)
+        packed[:sent, 0], packed[:sent, 1:] = words[:sent], values[:sent]
+        everyone = self.ranks.gather_equal(message)
+        torch.sum(everyone[:, :m], 0, out=dense)
+        counts = everyone[:, m].contiguous().view(torch.int32).tolist()
+        most = max(counts)
+        if not most:
+            return ids, values
+        parts = [[mail[m + 1 : m + 1 + min(room, count) * width].view(-1, width)]
+                 for mail, count in zip(everyone, counts, strict=True)]  # fmt: skip
+        if most > room:
+            left = [max(0, count - room) for count in counts]
+            late = torch.cat([words[sent:, None], values[sent:]], dim=1)
+            rest = self.ranks.gather(late, left)
+            for part, more in zip(parts, rest.split(left), strict=True):
+                part.append(more)
+        self.room = most + most // 16
+        rows = torch.cat([piece for part in parts for piece in part])
+        return combine(rows[:, 0].contiguous().view(torch.int32), rows[:, 1:].contiguous())
 
 
 class RowwiseAdagrad:

@@ -16,7 +16,7 @@ from models.dist import Ranks
 from models.dlrm.network import Dlrm, FusedTables, SeparateTables, first_order, initialize
 from models.loop_data import Batch, Rows
 from models.loop_dense import DenseParameters
-from models.loop_tables import RowwiseAdagrad, RowwiseSgd, combine, merge
+from models.loop_tables import Exchange, RowwiseAdagrad, RowwiseSgd, combine
 from models.recdp.blocks import Manifest
 from models.worker import InputProblem
 
@@ -32,12 +32,11 @@ class DlrmTask:
         sizes = self.manifest.table_sizes
         self.network = Dlrm(len(self.manifest.numeric), sizes, settings)
         initialize(self.network, sizes, seed, float(settings["table_init"]))
-        # The tables' gradients are sparse; each rank tells how many rows it touched.
         self.dense = DenseParameters(
             self.network.dense_parameters(), str(settings["dense_optimizer"]),
-            float(settings["weight_decay"]), signals + ranks.size,
+            float(settings["weight_decay"]), signals,
         )  # fmt: skip
-        self.loop_signals = signals
+        self.exchange = Exchange(ranks)
         tables = self.network.tables
         trainer = FusedTraining if isinstance(tables, FusedTables) else SeparateTraining
         self.tables = trainer(tables, sizes, settings, ranks)
@@ -65,17 +64,13 @@ class DlrmTask:
             (total / batch.global_rows).backward()
             loss = total.item()
         touched, gradients = self.tables.gradients()
-        shared = self.dense.signals
-        shared[: self.loop_signals] = torch.tensor([loss, *signals[1:]])
-        shared[self.loop_signals + self.ranks.rank] = len(touched)
-        self.ranks.sum(self.dense.buffer)
-        counts = [int(count) for count in shared[self.loop_signals :].tolist()]
-        touched, gradients = merge(self.ranks, touched, gradients, counts)
+        self.dense.signals[:] = torch.tensor([loss, *signals[1:]])
+        touched, gradients = self.exchange.add(self.dense.buffer, touched, gradients)
         with torch.no_grad():
             self.dense.step(float(self.settings["learning_rate"]) * factor)
             rate = float(self.settings["table_learning_rate"]) * factor
             self.tables.update(touched, gradients, rate, batch.global_rows)
-        return [float(x) for x in shared[: self.loop_signals].tolist()]
+        return [float(x) for x in self.dense.signals.tolist()]
 
     def flops_per_row(self) -> float:
         """Two operations a weight forward, four backward; tables apart."""
