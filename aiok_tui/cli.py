@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+
+class _Verbs(TyperGroup):
+    """The verbs. A reader that left early (`aiok runs | head`) is no failed run: exit 141."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes there
+            raise typer.Exit(141) from None
+
 
 app = typer.Typer(
     name="aiok",
+    cls=_Verbs,
     help="From raw data to a trained, served model on ordinary CPUs, by one command.",
     add_completion=False,
     no_args_is_help=False,
@@ -369,9 +388,6 @@ def main(argv: list[str] | None = None) -> Any:
         return app(args=argv, standalone_mode=True)
     except KeyboardInterrupt:
         return _leave(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return _leave(141)
     except Exception as error:  # noqa: BLE001 - the border: a person reads one clear text
         from aiok_tui.output import tell_error
 

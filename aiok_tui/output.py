@@ -14,7 +14,7 @@ from typing import Any
 from engine import api
 from engine import events as ev
 from engine.data_jobs import JobListener
-from engine.errors import AiokError, ExitCode
+from engine.errors import AiokError, ExitCode, InputError
 from engine.state import RunState, RunStatus, StepState, StepStatus, fold
 
 WORDS = {
@@ -410,6 +410,9 @@ def print_logs(run: str, step: str | None, follow: bool) -> None:
     """Log files one after the other, or one stream until the run ends."""
     from engine.work import clean
 
+    known = list(api.state(run).steps)
+    if step and step not in known:
+        raise InputError(f"{run} has no step {step}", todo=f"valid: {', '.join(known)}")
     offsets: dict[Path, int] = {}
     while True:
         over = not api.state(run).status.is_live
@@ -432,8 +435,6 @@ def print_models(found: Sequence[Any], name: str | None, as_json: bool) -> None:
     """The catalog, or one model with all of its settings."""
     chosen = [m for m in found if name in (None, m.name)]
     if not chosen:
-        from engine.errors import InputError
-
         raise InputError(f"there is no model {name}", todo=", ".join(m.name for m in found))
     for model in chosen:
         if as_json:
@@ -492,7 +493,7 @@ def print_datasets(found: Sequence[Any], as_json: bool) -> None:
     if not found:
         words("none registered: aiok data add NAME PATH")
         return
-    rows = [[d.name, d.format, d.path, "" if d.exists else "MISSING"] for d in found]
+    rows = [[d.name, d.format, d.path, d.trouble] for d in found]
     print(table(rows, ["name", "format", "path", ""]))
 
 

@@ -67,7 +67,7 @@ def parse_columns(text: str | None) -> dict[str, Any] | None:
 
 def _dataset(path: str, format: str, columns: str | None) -> dict[str, Any]:
     """A path or a registered name as the `dataset` of a worker's spec."""
-    if "/" not in path and not Path(path).exists() and path in [d.name for d in datasets.listing()]:
+    if "/" not in path and not Path(path).exists() and datasets.is_registered(path):
         known = datasets.get(path)
         parsed, format, path = known.columns, known.format, known.path
     else:
@@ -143,10 +143,9 @@ def make(model: str, rows: int, seed: int, output: Path, listener: JobListener) 
 def profile(path: str, format: str, columns: str | None, listener: JobListener) -> dict[str, Any]:
     """Count and describe every column."""
     scratch = make_folder(home() / "work" / f"profile-{os.getpid()}")
-    spec = {
-        "dataset": _dataset(path, format, columns), "output": str(scratch), "cores": _cores()
-    }  # fmt: skip
     try:
+        dataset = _dataset(path, format, columns)
+        spec = {"dataset": dataset, "output": str(scratch), "cores": _cores()}
         return _run("profile", catalog.names()[0], spec, listener)
     finally:
         remove_tree(scratch)

@@ -11,7 +11,7 @@ import yaml
 from engine.errors import InputError
 from engine.facts import data_files
 from engine.recipe import Dataset
-from engine.store import home, make_folder, safe_name, write_atomically
+from engine.store import RUN_NAME, home, make_folder, safe_name, write_atomically
 from models.settings import nearest
 
 
@@ -24,6 +24,12 @@ class Registered:
     path: str
     columns: dict[str, Any] | None
     exists: bool
+    damage: str = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot be used, "" when it can."""
+        return self.damage or ("" if self.exists else "MISSING")
 
 
 def _folder() -> Path:
@@ -48,23 +54,34 @@ def get(name: str) -> Registered:
     """A registered data set by name; InputError when there is none or its file is damaged."""
     path = _folder() / f"{safe_name(name)}.yaml"
     if not path.is_file():
-        known = [entry.name for entry in listing()]
+        known = sorted(entry.stem for entry in _folder().glob("*.yaml"))
         hint = nearest(name, known) if known else "aiok data add NAME PATH"
         raise InputError(f"there is no data set named {name}", todo=hint)
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        Dataset(format=data["format"], path=data["path"], columns=data.get("columns"))
         return Registered(
             name, data["format"], data["path"], data.get("columns"), Path(data["path"]).exists()
         )
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {error}", todo=f"aiok data remove {name}") from None
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged: {said}", todo=f"aiok data remove {name}") from None
 
 
 def listing() -> list[Registered]:
-    """All registered data sets in name order."""
-    if not _folder().is_dir():
-        return []
-    return [get(path.stem) for path in sorted(_folder().glob("*.yaml"))]
+    """All registered data sets in name order; a damaged one is listed, never hides the others."""
+    found = []
+    for path in sorted(_folder().glob("*.yaml")):
+        try:
+            found.append(get(path.stem))
+        except InputError:
+            found.append(Registered(path.stem, "", str(path), None, False, "DAMAGED"))
+    return found
+
+
+def is_registered(name: str) -> bool:
+    """Whether a data set has this name."""
+    return bool(RUN_NAME.fullmatch(name)) and (_folder() / f"{name}.yaml").is_file()
 
 
 def remove(name: str) -> None:

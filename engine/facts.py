@@ -35,6 +35,8 @@ def data_files(path: Path) -> list[Path]:
         )
     if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise InputError(f"{path} is neither a file nor a folder")
     files = sorted(
         p for p in path.iterdir()
         if p.is_file() and not p.name.startswith(".") and p.name.endswith(DATA_SUFFIXES)

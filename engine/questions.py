@@ -37,7 +37,7 @@ def questions(answers: Mapping[str, str]) -> list[Question]:
 
 
 def _dataset(answers: Mapping[str, str]) -> list[Question]:
-    registered = datasets.listing()
+    registered = [entry for entry in datasets.listing() if not entry.trouble]
     sources = [("generate", "make data with a known signal"), ("path", "my own files")]
     if registered:
         sources.append(("name", "a registered data set"))

@@ -224,7 +224,10 @@ class RunProcess:
         link = self.folder.artifacts(step.id)
         link.parent.mkdir(exist_ok=True)
         remove_tree(link)
-        link.symlink_to(cache_folder() / step.identity)
+        # Relative, so that a home that is moved as a whole stays whole.
+        link.symlink_to(
+            os.path.relpath(cache_folder().resolve() / step.identity, link.parent.resolve())
+        )
 
 
 def _seal(output: Path, result: dict[str, Any]) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from engine import api, data_jobs, housekeeping
+from engine import api, data_jobs, datasets, housekeeping
 from engine import events as ev
 from engine.code import deploy
 from engine.errors import InputError
+from engine.facts import data_files
+from engine.questions import questions
 from engine.store import (
     RunFolder,
     create_run_folder,
@@ -23,6 +27,7 @@ from engine.store import (
 )
 from engine.work import run_of_job
 
+ROOT = Path(__file__).resolve().parents[2]
 GARBAGE = {
     "an unannounced step": b'{"kind":"step_started","t":1.0,"step":"etl","identity":"x"}\n',
     "no objects": b'3\n[]\n"x"\nnull\n{"kind":[],"t":1.0}\n',
@@ -177,3 +182,53 @@ def test_predict_never_writes_over_its_input(aiok_home: Path) -> None:
     with pytest.raises(InputError, match="is the input"):
         data_jobs.predict("done-1", rows, rows, 1, data_jobs.JobListener())
     assert rows.read_text() == "1\t2\n"
+
+
+def test_a_damaged_data_set_hides_no_other(aiok_home: Path) -> None:
+    folder = aiok_home / "datasets"
+    folder.mkdir(parents=True)
+    (folder / "gone.yaml").write_text("format: criteo\npath: /gone/x.tsv\n")
+    for name, data in {"a": b"- 3", "b": b"\xff", "c": b"x: [", "e": b"format: [3]\npath: 7",
+                       "f g": b"format: criteo\npath: /x"}.items():  # fmt: skip
+        (folder / f"{name}.yaml").write_bytes(data)
+    (folder / "h.yaml").mkdir()
+    found = {entry.name: entry.trouble for entry in datasets.listing()}
+    damaged = dict.fromkeys(("a", "b", "c", "e", "f g", "h"), "DAMAGED")
+    assert found == {**damaged, "gone": "MISSING"}
+    for name in ("a", "b", "c", "e"):
+        with pytest.raises(InputError, match="is damaged") as caught:
+            data_jobs.check(name, "criteo", None, data_jobs.JobListener())
+        assert caught.value.todo == f"aiok data remove {name}"
+    assert [choice for q in questions({}) if q.key == "source" for choice, _ in q.choices] == [
+        "generate", "path",
+    ]  # fmt: skip
+
+
+def test_a_device_is_no_data() -> None:
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        data_files(Path("/dev/null"))
+
+
+def aiok(*words: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "aiok_tui.cli", *words], check=False,
+        stdout=stdout, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_a_reader_that_left_is_no_failure(aiok_home: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = aiok("new", "--schema", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_logs_of_an_unknown_step_are_bad_input(aiok_home: Path) -> None:
+    created = ev.RunCreated(
+        t=1.0, run="a-1", recipe="a", steps=[{"id": "etl", "kind": "etl", "title": "ETL"}]
+    )
+    make_run(aiok_home, "a-1", ev.encode(created))
+    done = aiok("logs", "a-1", "nosuch")
+    assert b"has no step nosuch" in done.stderr
+    assert done.returncode == 2
