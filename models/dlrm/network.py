@@ -66,9 +66,7 @@ def first_order(settings: Mapping[str, Any]) -> bool:
     return float(settings.get("first_order_rate", 0.0)) > 0
 
 
-def split_rows(
-    rows: torch.Tensor, first_order: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def split_rows(rows: torch.Tensor, first_order: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Looked-up rows [B, T, d (+ 1)] -> vectors [B, T, d] and summed first-order weights [B]."""
     if not first_order:
         return rows, None

@@ -74,7 +74,7 @@ class DlrmTask:
 
     def flops_per_row(self) -> float:
         """Two operations a weight forward, four backward; tables apart."""
-        return 6.0 * sum(parameter.numel() for parameter in self.network.dense_parameters())
+        return 6.0 * float(sum(p.numel() for p in self.network.dense_parameters()))
 
     def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
         """Logits [n] of rows."""

@@ -109,7 +109,9 @@ def test_rowwise_adagrad_is_its_formula_and_touches_no_other_row() -> None:
 def test_first_order_weights_add_to_the_logit_and_have_their_own_rate() -> None:
     network = build("optimized", first_order_rate=0.1, table_learning_rate=0.5)
     without = build("optimized", first_order_rate=0.0)
-    without.load_state_dict({**network.state_dict(), "tables.weight": network.tables.weight[:, :-1]})
+    without.load_state_dict(
+        {**network.state_dict(), "tables.weight": network.tables.weight[:, :-1]}
+    )
     ids = torch.tensor([[1, 0, 2], [3, 0, 8]], dtype=torch.int32)
     numeric = torch.rand(2, 4)
     before = without(numeric, ids)
