@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -384,6 +386,8 @@ def env_remove(names: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: errors become one clear text on stderr and an exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left half-written
     try:
         return app(args=argv, standalone_mode=True)
     except KeyboardInterrupt:

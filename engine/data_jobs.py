@@ -18,7 +18,7 @@ from engine.errors import InputError
 from engine.facts import data_facts, data_files
 from engine.plan import read_plan
 from engine.recipe import Columns
-from engine.store import home, make_folder, open_run_folder, remove_tree
+from engine.store import home, make_folder, open_run_folder, process_identity, remove_tree
 from engine.work import Launch, Listener, clean, run_worker, write_spec
 from hosts.local import LocalTransport
 from models import catalog, messages
@@ -124,6 +124,10 @@ def make(model: str, rows: int, seed: int, output: Path, listener: JobListener) 
         raise InputError(f"{output} exists and is not empty", todo="name a new folder")
     make_folder(output.parent)
     building = output.with_name(f".{output.name}.{os.getpid()}")
+    for left in output.parent.iterdir():  # of a `make` that was killed
+        pid = left.name.removeprefix(f".{output.name}.")
+        if pid != left.name and pid.isdecimal() and not process_identity(int(pid)):
+            remove_tree(left)
     remove_tree(building)
     building.mkdir()
     spec = {

@@ -77,9 +77,7 @@ def prepare(
         "seconds": {"start": round(opened, 3), **preparation.seconds},
         "rows_per_second": sum(rows.values()) / seconds,
         "plan": [plan.to_json() for plan in preparation.plans],
-        "dictionary_sizes": dict(
-            zip(manifest.categorical, manifest.table_sizes, strict=True)
-        ),
+        "dictionary_sizes": dict(zip(manifest.categorical, manifest.table_sizes, strict=True)),
         "engine": engine,
         "peak_rss_gib": round(preparation.peak_rss_gib, 3),
     }

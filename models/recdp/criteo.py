@@ -154,9 +154,7 @@ class _Cells:
             problems.add(self._describe(int(row), int(column), line))
         problems.total += int(bad.sum()) - len(shown)
         good = ~bad.any(axis=1)
-        return CriteoRows(
-            label[good], ints[good], int_missing[good], keys[good], key_missing[good]
-        )
+        return CriteoRows(label[good], ints[good], int_missing[good], keys[good], key_missing[good])
 
     def _label(self) -> tuple[Array, Array]:
         rows = len(self.ends)

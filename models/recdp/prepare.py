@@ -126,9 +126,7 @@ class Preparation:
         return self._watch(phase, frame.toArrow, weights, unit)
 
     def _watch(self, phase: str, action: Any, weights: list[int], unit: str) -> Any:
-        value, peak = run_job(
-            action, phase, weights, unit, self.work, self.messenger, self.stop
-        )
+        value, peak = run_job(action, phase, weights, unit, self.work, self.messenger, self.stop)
         self.peak_rss_gib = max(self.peak_rss_gib, peak)
         return value
 
@@ -198,9 +196,7 @@ class Preparation:
         for index, name in enumerate(self.categorical):
             start, stop = np.searchsorted(column, [index, index + 1])
             part = table.slice(start, stop - start)
-            write_dictionary(
-                dictionary_path(self.output, name), _flat(part, "v"), _flat(part, "n")
-            )
+            write_dictionary(dictionary_path(self.output, name), _flat(part, "v"), _flat(part, "n"))
             sizes[name] = int(stop - start)
         return sizes
 

@@ -95,8 +95,11 @@ class Values:
         if not self.full:
             return len(self.counts)
         zeros = int((self.registers == 0).sum())
-        estimate = 0.7213 / (1 + 1.079 / REGISTERS) * REGISTERS**2 / np.sum(
-            np.ldexp(1.0, -self.registers.astype(np.int32))
+        estimate = (
+            0.7213
+            / (1 + 1.079 / REGISTERS)
+            * REGISTERS**2
+            / np.sum(np.ldexp(1.0, -self.registers.astype(np.int32)))
         )
         if zeros and estimate < 2.5 * REGISTERS:
             estimate = REGISTERS * math.log(REGISTERS / zeros)

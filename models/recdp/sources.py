@@ -141,9 +141,7 @@ def plan_units(dataset: Dataset) -> list[Unit]:
     units: list[Unit] = []
     for path in dataset.files:
         for start, stop, size in _cuts(dataset, path):
-            units.append(
-                Unit(number=len(units), file=str(path), start=start, stop=stop, size=size)
-            )
+            units.append(Unit(number=len(units), file=str(path), start=start, stop=stop, size=size))
     return units
 
 

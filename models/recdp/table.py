@@ -148,9 +148,10 @@ def _csv_batches(
     read = pacsv.ReadOptions(use_threads=False, block_size=8 << 20)
     kept: list[Any] = []
     try:
-        with _open_text(path) as file, pacsv.open_csv(
-            file, read, _parse_options(path, ragged), convert
-        ) as reader:
+        with (
+            _open_text(path) as file,
+            pacsv.open_csv(file, read, _parse_options(path, ragged), convert) as reader,
+        ):
             for batch in reader:
                 kept.append(batch)
                 if sum(map(len, kept)) >= CHUNK_ROWS:
@@ -168,9 +169,11 @@ def _csv_batches(
 
 
 def _joined(batches: list[Any]) -> Any:
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0] if any(
-        map(len, batches)
-    ) else batches[0]
+    return (
+        pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+        if any(map(len, batches))
+        else batches[0]
+    )
 
 
 @dataclass

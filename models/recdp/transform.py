@@ -57,9 +57,7 @@ class NumericStatistics:
         return cls(**json.loads(text))
 
 
-def decide_transform(
-    columns: Sequence[str], parts: Iterable[NumericStatistics]
-) -> dict[str, Any]:
+def decide_transform(columns: Sequence[str], parts: Iterable[NumericStatistics]) -> dict[str, Any]:
     """The transform of a table's numeric columns from its chunks' statistics, in their order."""
     everything = list(parts)
     chosen: dict[str, dict[str, Any]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,15 @@ def test_predict_scores_raw_rows_in_order(done: Home, tmp_path: Path) -> None:
     assert all(0 < float(line[1]) < 1 for line in scored[1:])
     assert result["rows"] == 501
     assert result["unseen"]["C26"] >= 1
+
+
+def test_a_home_moved_as_a_whole_stays_whole(done: Home, tmp_path: Path) -> None:
+    moved = Home(tmp_path / "another home")
+    shutil.copytree(done.path, moved.path, symlinks=True)
+    bundle = moved.path / "runs" / "tiny-1" / "artifacts" / "optimize"
+    assert bundle.resolve().is_relative_to(moved.path.resolve())
+    assert (bundle / "bundle.json").is_file()
+    assert moved.aiok("report", "tiny-1").stdout.startswith(str(moved.path))
 
 
 def test_predict_says_what_is_wrong(done: Home, tmp_path: Path) -> None:

@@ -232,3 +232,14 @@ def test_logs_of_an_unknown_step_are_bad_input(aiok_home: Path) -> None:
     done = aiok("logs", "a-1", "nosuch")
     assert b"has no step nosuch" in done.stderr
     assert done.returncode == 2
+
+
+def test_what_a_killed_make_left_goes_with_the_next(
+    aiok_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, alive = tmp_path / ".rows.99999999", tmp_path / f".rows.{os.getppid()}"
+    left.mkdir()
+    alive.mkdir()
+    monkeypatch.setattr(data_jobs, "_run", lambda *_: {"rows": 1000})
+    data_jobs.make("dlrm", 1000, 1, tmp_path / "rows", data_jobs.JobListener())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "rows"]

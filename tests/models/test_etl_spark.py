@@ -78,7 +78,7 @@ def test_without_java_the_error_says_what_to_install(prepare, tmp_path, monkeypa
 def test_java_of_another_version_is_refused(tmp_path, monkeypatch):
     java = tmp_path / "bin" / "java"
     java.parent.mkdir()
-    java.write_text('#!/bin/sh\necho \'openjdk version "25.0.1"\' >&2\n')
+    java.write_text("#!/bin/sh\necho 'openjdk version \"25.0.1\"' >&2\n")
     java.chmod(0o755)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(InputProblem, match=r"is version 25"):

@@ -169,8 +169,15 @@ def test_export_writes_a_whole_bundle_and_says_what_it_measured(
     content = bundle.read(folder)
     assert values["form"] == content["form"]
     assert content["precision"] == "f32"
-    assert {"model.xml", "model.bin", "model.json", "weights.safetensors", "manifest.json",
-            "dictionaries/C1.parquet", "dictionaries/C26.parquet"} <= set(content["files"])
+    assert {
+        "model.xml",
+        "model.bin",
+        "model.json",
+        "weights.safetensors",
+        "manifest.json",
+        "dictionaries/C1.parquet",
+        "dictionaries/C26.parquet",
+    } <= set(content["files"])
     assert values["bytes"] == sum(entry["bytes"] for entry in content["files"].values())
     ways = {way["name"]: way for way in content["measured"]["ways"]}
     assert set(ways) == {"torch", "torch, batches in parallel", "openvino", "openvino_head"}
