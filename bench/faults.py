@@ -97,8 +97,9 @@ def trial(number: int, expected: dict[int, tuple[str, float, float]]) -> dict[st
         and (same if ranks == 1 else drift <= 0.002)
     )
     role = victim.role if victim else "nothing"
-    print(f"trial {number}: {role} killed, {ranks} rank(s), {resumes} resume(s), drift {drift:.5f}, "
-          f"{'kept' if good else 'BROKEN: ' + str(state.problem)}", flush=True)  # fmt: skip
+    verdict = "kept" if good else f"BROKEN: {state.problem}"
+    print(f"trial {number}: {role} killed, {ranks} rank(s), {resumes} resume(s), drift {drift:.5f}")
+    print(f"  {verdict}", flush=True)
     return {"good": good, "left": left, "drift": drift, "role": role}
 
 
