@@ -31,13 +31,11 @@ def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[st
         task = make(settings, spec["data"], int(spec["seed"]), ranks, SIGNALS)
         if not task.rows("train").rows:
             raise InputProblem(f"{spec['data']} has no training rows", todo="check the split")
-        rows = int(settings["batch_size"]) / ranks.size
-        torch.set_num_threads(
-            cpu.worthwhile_threads(int(spec["threads"]), rows * task.flops_per_row())
-        )
         if ranks.rank == 0:
             messenger.send(Note(text=f"computes in {task.precision}: {task.precision_reason}"))
         made = plan(spec, model, settings, task.rows("train").rows)
+        flops = made.batch_size / ranks.size * task.flops_per_row()
+        torch.set_num_threads(cpu.worthwhile_threads(int(spec["threads"]), flops))
         if ranks.rank == 0 and made.batch_size != settings["batch_size"]:
             messenger.send(Note(text=f"batch of {made.batch_size} rows, for min_steps"))
         loop = Loop(task, made, ranks, messenger, stop, Path(spec["checkpoints"]))
