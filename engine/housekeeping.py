@@ -76,7 +76,7 @@ def _unused_cache(kept: Sequence[RunFolder]) -> list[Cleaned]:
     """Outputs that no plan of a kept run names, and half-built ones nobody is building."""
     used = {identity for identities, _ in _plans(kept) for identity in identities}
     found = []
-    for path in sorted(cache_folder().glob("*")) if cache_folder().is_dir() else []:
+    for path in sorted(cache_folder().glob("[!.]*")) if cache_folder().is_dir() else []:
         if path.name not in used and path.is_dir():
             found.append(Cleaned("cache", path, _gib(path)))
     for path in sorted(cache_folder().glob(".*.building")):

@@ -81,6 +81,8 @@ def collect(folder: RunFolder, state: RunState, plan: dict[str, Any]) -> dict[st
     """The whole report of a run as a JSON value; what a run lacks is null or empty."""
     planned = {str(step.get("id")): step for step in as_dicts(plan.get("steps"))}
     steps = [_step(folder, step, planned.get(step.id, {})) for step in _shown_steps(state)]
+    for step in steps:
+        step["command"] = step["command"] or state.command
     hosts = telemetry.hosts(folder.path / "telemetry")
     clock = telemetry.WorkClock([sample["t"] for _, samples in hosts for sample in samples])
     context = _Context(state, plan, steps)
@@ -143,7 +145,7 @@ def _step(folder: RunFolder, step: StepState, planned: dict[str, Any]) -> dict[s
     """One step: what was planned, what it took, how to repeat it."""
     estimate = as_dict(planned.get("estimate"))
     minutes = number(estimate.get("minutes"))
-    command = step.command or planned.get("command") or ""
+    command = step.command or planned.get("command") or _logged_command(folder, step.id)
     return {
         "id": step.id,
         "kind": step.kind,
@@ -161,6 +163,16 @@ def _step(folder: RunFolder, step: StepState, planned: dict[str, Any]) -> dict[s
         },
         "command": shlex.join(map(str, command)) if isinstance(command, list) else str(command),
     }
+
+
+def _logged_command(folder: RunFolder, step: str) -> str:
+    """The exact command of a step's last start, as its log tells it; "" when it never started."""
+    try:
+        with open(folder.logs(step) / "output.log", encoding="utf-8", errors="replace") as log:
+            started = [line[2:].strip() for line in log if line.startswith("$ ")]
+    except OSError:
+        return ""
+    return started[-1] if started else ""
 
 
 def _folder_gib(path: Path) -> float | None:

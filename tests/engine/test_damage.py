@@ -154,9 +154,20 @@ def test_clean_leaves_what_is_at_work(aiok_home: Path) -> None:
     (jobs / "generate-1-1" / "supervisor.pid").write_text(json.dumps([mine["pid"], mine["start"]]))
     (aiok_home / "work" / f"generate-{os.getpid()}-1").mkdir(parents=True)
     (aiok_home / "work" / "generate-99999999-1").mkdir()
-    with exclusive(aiok_home / "runs" / "my.v2-1" / "lock") as held:
+    cache = aiok_home / "cache"
+    for step in ("train-1", "etl-1"):
+        (cache / f".{step}.my.v2-1.1.7.building").mkdir(parents=True)
+    with (
+        exclusive(aiok_home / "runs" / "my.v2-1" / "lock") as held,
+        exclusive(cache / ".train-1.lock") as building,
+    ):
         assert held
+        assert building
         found = housekeeping.clean()
+    half = [item.path.name for item in found if item.what == "half-built"]
+    assert half == [".etl-1.my.v2-1.1.7.building"]
+    assert (cache / ".train-1.my.v2-1.1.7.building").is_dir()
+    found = [item for item in found if item.what != "half-built"]
     assert [item.path.name for item in found] == ["generate-2-2", "generate-99999999-1"]
     assert code.is_dir()
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from engine import events as ev
 from engine.report.charts import Frame, Line, line_chart, ticks, time_ticks
+from engine.report.figures import collect
 from engine.report.plaintext import plain, plain_tree, show, show_gib
 from engine.report.telemetry import WorkClock, read_samples
 from engine.state import RunState, fold
@@ -211,6 +212,23 @@ def test_headline_comes_first_and_names_all_results(folder: RunFolder) -> None:
     plan = page.rows["etl-plan"][1:]
     assert [row[:3] for row in plan] == [["arrow lookup", "fits in memory", "26"]]
     assert plan[0][3].startswith("C1 (900), C2 (1,800), ") and plan[0][3].endswith("C26 (23,400)")
+
+
+def test_every_figure_has_a_command(tmp_path: Path) -> None:
+    """The one in the step's log, the last start of it; else the line that began the run."""
+    folder = RunFolder(tmp_path / "tiny-1")
+    folder.logs("etl").mkdir(parents=True)
+    (folder.logs("etl") / "output.log").write_text("$ first\nrows\n$ A=1 python -m etl s.json\nx\n")
+    names = ("etl", "train")
+    steps = [{"id": name, "kind": name, "title": name} for name in names]
+    said: list[ev.Event] = [
+        ev.RunCreated(t=1.0, run="tiny-1", recipe="tiny", steps=steps, command="aiok run tiny"),
+        *(ev.StepFinished(t=2.0, step=name, identity="i", seconds=1.0,
+                          result={"rows_per_second": 5.0}) for name in names),
+    ]  # fmt: skip
+    document = collect(folder, fold(said), {})
+    commands = {figure["step"]: figure["command"] for figure in document["figures"]}
+    assert commands == {"etl": "A=1 python -m etl s.json", "train": "aiok run tiny"}
 
 
 def test_charts_are_drawn(folder: RunFolder) -> None:
