@@ -276,7 +276,7 @@ def headline(step: StepState) -> str:
         ),
         "optimize": lambda: (
             f"{found['rows_per_second']:,.0f} rows/s, {found['speedup']:.2f}x the eager model, "
-            f"AUC drop {found['auc_drop']:.6f}"
+            f"AUC drop {max(found['auc_drop'], 0.0):.6f}"
         ),
         "report": lambda: str(found["html"]),
     }

@@ -79,7 +79,7 @@ def tag(name: str, *children: Markup | str, **attributes: str | float) -> Markup
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten) that cover low..high."""
     if high - low <= 1e-12 * max(1.0, abs(low)):
-        high = low + (abs(low) * 0.1 or 1.0)
+        high = low + (abs(low) * 0.1 if abs(low) > 1e-9 else 1.0)
     raw = (high - low) / max(1, wanted - 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine import events as ev
@@ -329,6 +329,7 @@ def test_ticks_cover_the_range_evenly(low: float, width: float) -> None:
 
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(-1e6, 1e6)), min_size=1, max_size=30))
+@example([(0.0, 0.0), (0.0, -7e-283)])
 def test_a_line_stays_inside_its_drawing(points: list[tuple[float, float]]) -> None:
     page = Page()
     page.feed(str(line_chart([Line("a", points, marked=True)], Frame("test"))))
