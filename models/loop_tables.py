@@ -62,8 +62,8 @@ class Exchange:
         packed = message[m + 1 :].view(room, width)
         packed[:sent, 0], packed[:sent, 1:] = words[:sent], values[:sent]
         everyone = self.ranks.gather_equal(message)
-        torch.sum(everyone[:, :m], 0, out=dense)
-        counts = everyone[:, m].contiguous().view(torch.int32).tolist()
+        torch.sum(torch.stack([mail[:m] for mail in everyone]), 0, out=dense)
+        counts = [int(mail[m : m + 1].view(torch.int32)) for mail in everyone]
         most = max(counts)
         if not most:
             return ids, values

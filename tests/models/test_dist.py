@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from safetensors.numpy import load_file
 
 from models import dist
+from models.dist_memory import PeerLost, SharedMemory
 from models.worker import InputProblem
 from tests.models.training_data import messages, result, start, train_spec, write_data
 
@@ -60,6 +62,51 @@ def test_ranks_end_with_the_weights_of_one_rank(
     one, many = result(tmp_path / "alone"), result(tmp_path / "together")
     assert abs(one["best"]["valid"]["auc"] - many["best"]["valid"]["auc"]) < 0.002
     assert one["rows"] == many["rows"] == 1501
+
+
+GATHERING = """
+import sys, torch
+from models import dist
+with dist.joined(3, sys.argv[1]) as ranks:
+    for way in (None, False):
+        ranks._one_host = way
+        kept = []
+        for m in (1, 5, 4000, 3, 70_000):
+            own = torch.arange(float(m)) + 1000 * ranks.rank
+            kept.append((m, ranks.gather_equal(own)))
+            own.zero_()  # what was sent is out of the sender's hands
+            for size, everyone in kept[-2:]:  # also the messages of the call before
+                for rank, mail in enumerate(everyone):
+                    assert mail.tolist() == [1000.0 * rank + i for i in range(size)], (way, m)
+        assert (ranks._shared is not None) is (way is None), way
+        ranks._shared = None
+    print("equal")
+"""
+
+
+@needs_mpi
+def test_messages_arrive_the_same_by_memory_and_by_network(tmp_path: Path) -> None:
+    argv = [str(MPIRUN), "-n", "3", sys.executable, "-c", GATHERING, f"file://{tmp_path}/meet"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False,
+                          env={**os.environ, **MPI})  # fmt: skip
+    assert done.stdout.count("equal") == 3, done.stdout + done.stderr
+
+
+def test_memory_of_another_host_or_a_dead_process_is_not_taken() -> None:
+    mine = SharedMemory.create(2, 4)
+    SharedMemory.attach(1, 2, 4, mine.address)
+    with pytest.raises(OSError, match="another file"):
+        SharedMemory.attach(1, 2, 4, {**mine.address, "boot": "another"})
+    with pytest.raises(OSError, match="No such file"):
+        SharedMemory.attach(1, 2, 4, {**mine.address, "path": "/proc/0/fd/1"})
+
+
+def test_a_rank_that_does_not_come_is_told() -> None:
+    mine = SharedMemory.create(2, 4)
+    SharedMemory.attach(1, 2, 4, mine.address)
+    mine.meet()
+    with pytest.raises(PeerLost, match="did not come for"):
+        mine.exchange(torch.zeros(4), 0.01)
 
 
 @needs_mpi
