@@ -15,7 +15,7 @@ from bench.harness import judge, python_of, spread
 from models import catalog
 
 ENVIRONMENTS = ("bench", "etl", "torch")
-ROWS, SEED, REPEATS = 300_000, 20261124, 5
+ROWS, SEED, REPEATS = 1_000_000, 20261124, 7
 GOAL = 0.85
 ONE_PASS = {"epochs": 1, "evals_per_epoch": 1}
 

@@ -53,31 +53,32 @@ class Exchange:
         """
         if self.ranks.size == 1:
             return ids, values
-        m, room, width = len(dense), self.room, 1 + values.shape[1]
+        m, room, width = len(dense), self.room, values.shape[1]
+        sent = min(room, len(ids))
         words = ids.int().view(torch.float32)
-        message = torch.empty(m + 1 + room * width)
+        message = torch.empty(m + 1 + room * (1 + width))
         message[:m] = dense
         message[m : m + 1] = torch.tensor([len(ids)], dtype=torch.int32).view(torch.float32)
-        sent = min(room, len(ids))
-        packed = message[m + 1 :].view(room, width)
-        packed[:sent, 0], packed[:sent, 1:] = words[:sent], values[:sent]
+        message[m + 1 :][:sent] = words[:sent]
+        message[m + 1 + room :].view(room, width)[:sent] = values[:sent]
         everyone = self.ranks.gather_equal(message)
         torch.sum(torch.stack([mail[:m] for mail in everyone]), 0, out=dense)
         counts = [int(mail[m : m + 1].view(torch.int32)) for mail in everyone]
         most = max(counts)
         if not most:
             return ids, values
-        parts = [[mail[m + 1 : m + 1 + min(room, count) * width].view(-1, width)]
-                 for mail, count in zip(everyone, counts, strict=True)]  # fmt: skip
+        inside = [min(room, count) for count in counts]
+        parts = [[(mail[m + 1 :][:count], mail[m + 1 + room :].view(room, width)[:count])]
+                 for mail, count in zip(everyone, inside, strict=True)]  # fmt: skip
         if most > room:
-            left = [max(0, count - room) for count in counts]
+            left = [count - kept for count, kept in zip(counts, inside, strict=True)]
             late = torch.cat([words[sent:, None], values[sent:]], dim=1)
-            rest = self.ranks.gather(late, left)
-            for part, more in zip(parts, rest.split(left), strict=True):
-                part.append(more)
+            for part, more in zip(parts, self.ranks.gather(late, left).split(left), strict=True):
+                part.append((more[:, 0], more[:, 1:]))
         self.room = most + most // 16
-        rows = torch.cat([piece for part in parts for piece in part])
-        return combine(rows[:, 0].contiguous().view(torch.int32), rows[:, 1:].contiguous())
+        pieces = [piece for part in parts for piece in part]
+        rows = torch.cat([piece[0] for piece in pieces]).view(torch.int32)
+        return combine(rows, torch.cat([piece[1] for piece in pieces]))
 
 
 class RowwiseAdagrad:
