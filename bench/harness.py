@@ -1,5 +1,8 @@
 """Run one benchmark and keep its result: `python -m bench.harness NAME` (scripts/bench NAME).
 
+`scripts/bench NAME --VARIANT` runs the function VARIANT of bench/NAME.py instead of `measure` and
+writes NAME_VARIANT.json.
+
 A benchmark is bench/NAME.py with a docstring (its first line is the title), ENVIRONMENTS (the
 first is where it runs, the others are installed for its workers; "app" = the app's own) and
 `measure()`, which returns rows of {name, value, unit} and, where they apply, {baseline, ratio,
@@ -109,21 +112,24 @@ def complete(row: dict[str, Any], name: str, about: dict[str, Any]) -> dict[str,
     return {**{key: filled[key] for key in KEYS}, **filled}
 
 
-def inside(name: str) -> None:
+def inside(arguments: list[str]) -> None:
     """Measure, in the benchmark's own environment, and write the result."""
     before = machine()
-    rows = importlib.import_module(f"bench.{name}").measure()
+    name, *options = arguments
+    variant = options[0].removeprefix("--") if options else ""
+    rows = getattr(importlib.import_module(f"bench.{name}"), variant or "measure")()
     about = {
-        "command": f"scripts/bench {name}",
+        "command": shlex.join(["scripts/bench", *arguments]),
         "machine": before,
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     done = [complete(row, name, about) for row in rows]
     RESULTS.mkdir(exist_ok=True)
-    scratch = RESULTS / f".{name}.json"
+    file = f"{name}_{variant}.json" if variant else f"{name}.json"
+    scratch = RESULTS / f".{file}"
     scratch.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(RESULTS / f"{name}.json")
+    scratch.replace(RESULTS / file)
     for row in done:
         word = {True: "met", False: "NOT met", None: "not judged"}[row["met"]]
         goal = f"  goal {row['goal']}: {word}" if row["goal"] is not None else ""
@@ -156,7 +162,7 @@ def pythons(environments: tuple[str, ...]) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """List the benchmarks, or run one in its environment."""
     if os.environ.get(INSIDE):
-        inside(arguments[0])
+        inside(arguments)
         return 0
     if not arguments or arguments[0] not in names():
         for name in names():

@@ -53,22 +53,32 @@ def finished(process: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
     raise RuntimeError(f"{folder}: exit {code}: {problems} {(folder / 'log').read_text()[-2000:]}")
 
 
-def generated(folder: Path, rows: int, seed: int) -> Path:
+def generated(folder: Path, rows: int, seed: int, split: dict[str, Any] = SPLIT) -> Path:
     """Generated click logs and their truth."""
     work("models.dlrm.generator", "etl", folder,
-         {"rows": rows, "seed": seed, "split": SPLIT, "cores": 2, "settings": {}})  # fmt: skip
+         {"rows": rows, "seed": seed, "split": split, "cores": 2, "settings": {}})  # fmt: skip
     return folder / "output"
 
 
-def prepared(folder: Path, logs: Path, profile: str) -> Path:
+def prepared(folder: Path, logs: Path, profile: str, split: dict[str, Any] = SPLIT) -> Path:
     """The ETL's blocks of click logs, with the profile's min_count."""
     settings = {"min_count": catalog.load("dlrm").profiles[profile]["min_count"]}
     work("models.dlrm.etl", "etl", folder, {
-        "dataset": {"format": "criteo", "paths": [str(logs)], "columns": None}, "split": SPLIT,
+        "dataset": {"format": "criteo", "paths": [str(logs)], "columns": None}, "split": split,
         "engine": "sail", "address": None, "settings": settings, "cores": 2, "memory_gib": 4,
         "work": str(folder / "work"),
     })  # fmt: skip
     return folder / "output"
+
+
+def trained(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """Train as a spec of `train_spec` says, under mpirun when it has several ranks."""
+    python = python_of("torch")
+    launch = [python]
+    if spec["ranks"] > 1:
+        launch = [str(Path(python).parent / "mpirun"), "-n", str(spec["ranks"]), python]
+        spec = {**spec, "rendezvous": f"file://{folder}/rendezvous"}
+    return finished(begin(launch, "models.train", folder, spec), folder)
 
 
 def train_spec(folder: Path, data: Path, profile: str, **changes: Any) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class Progress:
     step: int = 0
     rows: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of all ranks and their threads
     eval_seconds: float = 0.0
     save_seconds: float = 0.0
     evals_since_best: int = 0
@@ -116,6 +117,7 @@ class Loop:
         )
         self.valid = task.rows("valid")
         self._saved_at = self._told_at = self._since = time.monotonic()
+        self._cpu_since = time.process_time()
         self._loss, self._loss_rows = 0.0, 0
 
     def resume(self) -> None:
@@ -145,6 +147,7 @@ class Loop:
         """Train to the end; raises Stopped after saving when a stop was requested."""
         steps = self.data.steps
         self._since = self._saved_at = time.monotonic()
+        self._cpu_since = time.process_time()
         while not self.progress.stop_reason:
             epoch, start = divmod(self.progress.step, steps)
             for batch in self.data.batches(epoch, start):
@@ -263,9 +266,15 @@ class Loop:
         self.progress.save_seconds += self._saved_at - started
 
     def _count_seconds(self) -> None:
+        """Bring the clocks of the progress up to now; every rank must call it."""
         now = time.monotonic()
         self.progress.seconds += now - self._since
         self._since = now
+        used = time.process_time()
+        total = torch.tensor([used - self._cpu_since])
+        self.ranks.sum(total)
+        self.progress.cpu_seconds += float(total)
+        self._cpu_since = used
 
     def _tell(self, steps: int) -> None:
         """Progress and training loss, at most twice a second and after each epoch's last step."""

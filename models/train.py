@@ -87,7 +87,8 @@ def result(task: Any, loop: Loop, progress: Progress) -> dict[str, Any]:
     training = progress.seconds - progress.eval_seconds - progress.save_seconds
     return {
         "best": progress.best or {"step": progress.step, "epoch": None, "valid": {}},
-        "steps": progress.step, "rows": progress.rows, "seconds": progress.seconds,
+        "steps": progress.step, "rows": progress.rows,
+        "seconds": progress.seconds, "cpu_seconds": progress.cpu_seconds,
         "rows_per_second": progress.rows / training, "eval_seconds": progress.eval_seconds,
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "stop_reason": progress.stop_reason, "precision": task.precision,

@@ -40,6 +40,8 @@ SETTINGS: tuple[Setting, ...] = (
             help="part of the training, at its end, over which both rates fall to 0 linearly"),
     Setting(name="fused_tables", kind=Kind.BOOL, default=False,
             help="one storage for all tables and one lookup, instead of 26 EmbeddingBags"),
+    Setting(name="fused_head", kind=Kind.BOOL, default=False,
+            help="gradients of the MLPs and the interaction written out, not recorded by autograd"),
     Setting(name="precision", kind=Kind.CHOICE, default="fp32", choices=("auto", "fp32", "bf16"),
             help="arithmetic of the MLPs; auto takes bf16 where the CPU has AMX or AVX512-BF16"),
     Setting(name="keep_memory", kind=Kind.BOOL, default=False,

@@ -17,8 +17,8 @@ _OPTIMIZED = {
     "batch_size": 2048, "dense_optimizer": "adam", "table_optimizer": "rowwise_adagrad",
     "learning_rate": 0.002, "table_learning_rate": 0.05, "first_order_rate": 0.08,
     "first_order_start": 3.0, "warmup": 0.05, "decay": 0.3,
-    "fused_tables": True, "precision": "auto", "evals_per_epoch": 4, "patience": 4,
-    "min_count": 2, "min_steps": 32, "keep_memory": True,
+    "fused_tables": True, "fused_head": True, "precision": "auto",
+    "evals_per_epoch": 4, "patience": 4, "min_count": 2, "min_steps": 32, "keep_memory": True,
 }  # fmt: skip
 
 SPEC = ModelSpec(

@@ -13,6 +13,7 @@ from torch import nn
 
 from models import cpu
 from models.dist import Ranks
+from models.dlrm.fused_head import FusedHead
 from models.dlrm.network import Dlrm, FusedTables, SeparateTables, first_order, initialize
 from models.loop_data import Batch, Rows
 from models.loop_dense import DenseParameters
@@ -41,6 +42,11 @@ class DlrmTask:
         trainer = FusedTraining if isinstance(tables, FusedTables) else SeparateTraining
         self.tables = trainer(tables, sizes, settings, ranks)
         self.precision, self.precision_reason = cpu.choose_precision(str(settings["precision"]))
+        self.fused_head: FusedHead | None = None
+        if settings["fused_head"]:
+            self.fused_head = FusedHead(
+                self.network, torch.bfloat16 if self.precision == "bf16" else torch.float32
+            )
 
     def rows(self, split: str) -> Rows:
         """The rows of a split."""
@@ -56,13 +62,14 @@ class DlrmTask:
         numeric, ids, label = batch.columns
         loss = 0.0
         if len(label):
-            with self._arithmetic():
-                logits = self.network.head(numeric, self.tables.embed(ids))
-            total = nn.functional.binary_cross_entropy_with_logits(
-                logits, label.float(), reduction="sum"
-            )
-            (total / batch.global_rows).backward()
-            loss = total.item()
+            embedded = self.tables.embed(ids)
+            if self.fused_head is not None:
+                with torch.no_grad():
+                    loss, embedded.grad = self.fused_head.step(
+                        numeric, embedded, label, batch.global_rows
+                    )
+            else:
+                loss = self._recorded_step(numeric, embedded, label, batch.global_rows)
         touched, gradients = self.tables.gradients()
         self.dense.signals[:] = torch.tensor([loss, *signals[1:]])
         touched, gradients = self.exchange.add(self.dense.buffer, touched, gradients)
@@ -71,6 +78,18 @@ class DlrmTask:
             rate = float(self.settings["table_learning_rate"]) * factor
             self.tables.update(touched, gradients, rate, batch.global_rows)
         return [float(x) for x in self.dense.signals.tolist()]
+
+    def _recorded_step(
+        self, numeric: torch.Tensor, embedded: torch.Tensor, label: torch.Tensor, global_rows: int
+    ) -> float:
+        """Summed loss of rows; autograd leaves the gradients of their part of the mean loss."""
+        with self._arithmetic():
+            logits = self.network.head(numeric, embedded)
+        total = nn.functional.binary_cross_entropy_with_logits(
+            logits, label.float(), reduction="sum"
+        )
+        (total / global_rows).backward()
+        return total.item()
 
     def flops_per_row(self) -> float:
         """Two operations a weight forward, four backward; tables apart."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from models.cpu import choose_precision
 from models.dlrm import spec
+from models.dlrm.fused_head import FusedHead
 from models.dlrm.network import Dlrm, initialize
 from models.dlrm.task import score
 from models.loop_data import ShuffledRows, own_slices
@@ -83,6 +86,61 @@ def test_interaction_gradient_is_that_of_autograd() -> None:
             step[at] = 1e-2
             slope = (network.head(numeric, leaf + step) - network.head(numeric, leaf - step)).sum()
             assert abs(float(slope) / 2e-2 - float(leaf.grad[at])) < 1e-3
+
+
+Gradients = tuple[float, list[torch.Tensor]]
+
+
+def head_gradients(
+    network: Dlrm, way: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Gradients]
+) -> Gradients:
+    """Loss, and gradients of the dense parameters and of the looked-up rows, by one way."""
+    numeric, ids = rows(300)
+    label = (torch.arange(300) % 3 == 0).byte()
+    for parameter in network.dense_parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    loss, last = way(numeric, network.tables(ids).detach().requires_grad_(), label)
+    return loss, [*(p.grad.clone() for p in network.dense_parameters()), *last]
+
+
+def recorded(network: Dlrm, bf16: bool) -> Gradients:
+    def way(numeric: torch.Tensor, embedded: torch.Tensor, label: torch.Tensor) -> Gradients:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = network.head(numeric, embedded)
+        total = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, label.float(), reduction="sum"
+        )
+        (total / 400).backward()
+        return total.item(), [embedded.grad]
+
+    return head_gradients(network, way)
+
+
+def written_out(network: Dlrm, precision: torch.dtype) -> Gradients:
+    def way(numeric: torch.Tensor, embedded: torch.Tensor, label: torch.Tensor) -> Gradients:
+        with torch.no_grad():
+            loss, gradient = FusedHead(network, precision).step(numeric, embedded, label, 400)
+        return loss, [gradient]
+
+    return head_gradients(network, way)
+
+
+def errors(found: Gradients, plain: Gradients) -> list[float]:
+    """Relative error of the loss and, by norm, of each gradient."""
+    pairs = zip(found[1], plain[1], strict=True)
+    return [abs(found[0] / plain[0] - 1), *(float((a - b).norm() / b.norm()) for a, b in pairs)]
+
+
+@pytest.mark.parametrize("first_order_rate", [0.0, 0.1])
+def test_written_out_gradients_are_those_of_autograd(first_order_rate: float) -> None:
+    network = build("optimized", first_order_rate=first_order_rate)
+    plain = recorded(network, bf16=False)
+    assert max(errors(written_out(network, torch.float32), plain)) < 1e-5
+    # bf16 is an approximation: no worse than torch's own mixed precision
+    ours = errors(written_out(network, torch.bfloat16), plain)
+    for error, theirs in zip(ours, errors(recorded(network, bf16=True), plain), strict=True):
+        assert error <= max(1.5 * theirs, 0.01)
+        assert error < 0.1
 
 
 @given(st.lists(st.integers(0, 6), max_size=40))
