@@ -39,6 +39,7 @@ from engine.store import (
     safe_name,
     write_atomically,
 )
+from engine.strict_yaml import Source
 from hosts.local import LocalTransport
 from hosts.probe import HostFacts
 from hosts.probe import probe as probe_host
@@ -132,7 +133,7 @@ def plan(recipe_name: str, overrides: Sequence[str] = (), *, verify: bool = Fals
     return _plan(recipe.find(recipe_name), overrides, verify)
 
 
-def _plan(source: recipe.Source, overrides: Sequence[str], verify: bool = False) -> Plan:
+def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Plan:
     wanted, origins = recipe.load(source, overrides)
     wanted, origins = _named_dataset(wanted, origins)
     files: list[facts.FileFacts] = []

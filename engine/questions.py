@@ -10,8 +10,9 @@ from typing import Any
 from engine import datasets
 from engine.errors import InputError
 from engine.facts import data_files
-from engine.recipe import Source, flatten, load, put, to_yaml
+from engine.recipe import flatten, load, put, to_yaml
 from engine.store import safe_name
+from engine.strict_yaml import Source
 from models import catalog
 from models.api import ModelSpec
 

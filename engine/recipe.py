@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import InputError
+from engine.strict_yaml import Source, read, refuse, sentences
 from models import catalog
 from models.settings import nearest, resolve
 
@@ -161,16 +162,6 @@ class Value:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A recipe as written: its name, its nested mapping, and the line of each dotted key."""
-
-    name: str
-    file: str
-    data: Mapping[str, Any]
-    lines: Mapping[str, int] = field(default_factory=dict)
-
-
 def shipped() -> list[str]:
     """The names of the recipes that come with aiok."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
@@ -187,54 +178,6 @@ def find(argument: str) -> Source:
             todo=f"{nearest(argument, shipped())}; a file is named with its path or .yaml",
         )
     return read(path)
-
-
-def read(path: Path) -> Source:
-    """Read a YAML file: data only, no tags, no duplicate keys."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"there is no recipe file {path}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: byte {error.start}") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    return parse(text, path.stem, str(path))
-
-
-def parse(text: str, name: str, file: str = "recipe") -> Source:
-    """Recipe text to a Source; InputError names file, line and what YAML expected."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[str, int] = {}
-        if node is not None:
-            _collect_lines(node, "", lines, file)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        place = f"{file}, line {mark.line + 1}, column {mark.column + 1}" if mark else file
-        said = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(f"{place}: {said}", todo="mend the YAML there") from None
-    except ValueError as error:  # a date that does not exist
-        raise InputError(f"{file}: {error}", todo="mend the YAML there") from None
-    except RecursionError:
-        raise InputError(f"{file}: nested too deeply, or within itself") from None
-    if data is None:
-        raise InputError(f"{file} is empty", todo="start from `aiok new` or a shipped recipe")
-    if not isinstance(data, dict):
-        raise InputError(f"{file}: a recipe is a mapping of keys, not a {type(data).__name__}")
-    return Source(name, file, data, lines)
-
-
-def _collect_lines(node: yaml.Node, prefix: str, lines: dict[str, int], file: str) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        dotted = f"{prefix}{key.value}"
-        if dotted in lines:
-            raise InputError(f"{file}, line {key.start_mark.line + 1}: {dotted} stands there twice")
-        lines[dotted] = key.start_mark.line + 1
-        _collect_lines(value, f"{dotted}.", lines, file)
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -312,7 +255,7 @@ def load(
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        problems = _sentences(source, origins, error)
+        problems = sentences(Recipe, source, origins, error)
         problems += _model_problems(data.get("model"))
         raise refuse(source, problems) from None
     problems = _model_problems(data.get("model"))
@@ -321,58 +264,6 @@ def load(
     if problems:
         raise refuse(source, problems)
     return recipe, origins
-
-
-def refuse(source: Source, problems: Sequence[str]) -> InputError:
-    """All problems of a recipe as one error."""
-    head = f"{source.file}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return InputError("\n".join([head, *(f"  - {problem}" for problem in problems)]))
-
-
-def _sentences(source: Source, origins: Mapping[str, str], error: ValidationError) -> list[str]:
-    """One sentence for each bad key; a union's members are told as one choice."""
-    by_key: dict[str, list[str]] = {}
-    for item in error.errors():
-        place, text = _sentence(source, origins, item)
-        by_key.setdefault(place, []).append(text)
-    return [f"{place}: {' or '.join(dict.fromkeys(texts))}" for place, texts in by_key.items()]
-
-
-def _sentence(source: Source, origins: Mapping[str, str], item: Any) -> tuple[str, str]:
-    """One problem as (key with its line or origin, what is wrong and what is valid)."""
-    parts = [str(part) for part in item["loc"] if not _is_union_tag(str(part))]
-    dotted = ".".join(parts)
-    line = source.lines.get(dotted)
-    place = f"{dotted or 'recipe'}"
-    origin = origins.get(dotted, "recipe")
-    if origin != "recipe":
-        place += f" ({origin})"
-    elif line:
-        place += f" (line {line})"
-    if item["type"] == "extra_forbidden":
-        return place, f"unknown key, {nearest(parts[-1], _valid_keys(parts[:-1]))}"
-    if item["type"] == "missing":
-        return place, "this key is needed"
-    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    if isinstance(item["input"], Mapping):
-        return place, message
-    return place, f"{message}, not {item['input']!r}"[:300]
-
-
-def _is_union_tag(part: str) -> bool:
-    return part in ("int", "str", "none") or part.startswith(("literal[", "function-"))
-
-
-def _valid_keys(parents: Sequence[str]) -> list[str]:
-    part: type[BaseModel] = Recipe
-    for name in parents:
-        kind = part.model_fields[name].annotation if name in part.model_fields else None
-        options = [kind, *getattr(kind, "__args__", ())]
-        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if not inner:
-            return []
-        part = inner[0]
-    return list(part.model_fields)
 
 
 def _model_problems(model: Any) -> list[str]:

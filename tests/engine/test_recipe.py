@@ -9,14 +9,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import recipe
+from engine import recipe, strict_yaml
 from engine.errors import InputError
 
 GOOD = "dataset: {generate: {rows: 5000}}\n"
 
 
 def load(text: str, *overrides: str, **environ: str) -> tuple[recipe.Recipe, dict[str, str]]:
-    return recipe.load(recipe.parse(text, "job", "job.yaml"), overrides, environ)
+    return recipe.load(strict_yaml.parse(text, "job", "job.yaml"), overrides, environ)
 
 
 def refused(text: str, *overrides: str) -> str:
@@ -96,7 +96,7 @@ def test_bad_recipes_say_what_and_where(text: str, said: str) -> None:
 
 def test_a_date_that_does_not_exist_is_a_bad_value() -> None:
     with pytest.raises(InputError, match="seed"):
-        recipe.load(recipe.parse(GOOD, "x"), ["seed=2020-13-45"], {})
+        recipe.load(strict_yaml.parse(GOOD, "x"), ["seed=2020-13-45"], {})
 
 
 def test_a_path_or_a_suffix_is_a_file_and_the_rest_a_name(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_binary_and_unreadable_files_are_told(tmp_path: Path) -> None:
     binary = tmp_path / "x.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8"):
-        recipe.read(binary)
+        strict_yaml.read(binary)
     with pytest.raises(InputError, match="cannot read"):
-        recipe.read(tmp_path)
+        strict_yaml.read(tmp_path)
 
 
 @given(st.text(max_size=200))

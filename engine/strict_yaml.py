@@ -1,0 +1,133 @@
+"""YAML that people write, read strictly: data only, every problem at once, with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from engine.errors import InputError
+from models.settings import nearest
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file as written: what it is, its nested mapping, and the line of each dotted key."""
+
+    name: str
+    file: str
+    data: Mapping[str, Any]
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+
+def read(path: Path, what: str = "recipe") -> Source:
+    """Read a YAML file: data only, no tags, no duplicate keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"there is no {what} file {path}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: byte {error.start}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return parse(text, path.stem, str(path), what)
+
+
+def parse(text: str, name: str, file: str = "recipe", what: str = "recipe") -> Source:
+    """Text to a Source; InputError names file, line and what YAML expected."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[str, int] = {}
+        if node is not None:
+            _collect_lines(node, "", lines, file)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = f"{file}, line {mark.line + 1}, column {mark.column + 1}" if mark else file
+        said = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{place}: {said}", todo="mend the YAML there") from None
+    except ValueError as error:  # a date that does not exist
+        raise InputError(f"{file}: {error}", todo="mend the YAML there") from None
+    except RecursionError:
+        raise InputError(f"{file}: nested too deeply, or within itself") from None
+    if data is None:
+        raise InputError(
+            f"{file} is empty",
+            todo="start from `aiok new` or a shipped recipe" if what == "recipe" else "",
+        )
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: a {what} is a mapping of keys, not a {type(data).__name__}")
+    return Source(name, file, data, lines)
+
+
+def _collect_lines(node: yaml.Node, prefix: str, lines: dict[str, int], file: str) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        dotted = f"{prefix}{key.value}"
+        if dotted in lines:
+            raise InputError(f"{file}, line {key.start_mark.line + 1}: {dotted} stands there twice")
+        lines[dotted] = key.start_mark.line + 1
+        _collect_lines(value, f"{dotted}.", lines, file)
+
+
+def refuse(source: Source, problems: Sequence[str]) -> InputError:
+    """All problems of a file as one error."""
+    head = f"{source.file}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return InputError("\n".join([head, *(f"  - {problem}" for problem in problems)]))
+
+
+def sentences(
+    root: type[BaseModel], source: Source, origins: Mapping[str, str], error: ValidationError
+) -> list[str]:
+    """One sentence for each bad key; a union's members are told as one choice."""
+    by_key: dict[str, list[str]] = {}
+    for item in error.errors():
+        place, text = _sentence(root, source, origins, item)
+        by_key.setdefault(place, []).append(text)
+    return [f"{place}: {' or '.join(dict.fromkeys(texts))}" for place, texts in by_key.items()]
+
+
+def _sentence(
+    root: type[BaseModel], source: Source, origins: Mapping[str, str], item: Any
+) -> tuple[str, str]:
+    """One problem as (key with its line or origin, what is wrong and what is valid)."""
+    parts = [str(part) for part in item["loc"] if not _is_union_tag(str(part))]
+    dotted = ".".join(parts)
+    line = source.lines.get(dotted)
+    place = dotted or "the whole"
+    origin = origins.get(dotted, "recipe")
+    if origin != "recipe":
+        place += f" ({origin})"
+    elif line:
+        place += f" (line {line})"
+    if item["type"] == "extra_forbidden":
+        return place, f"unknown key, {nearest(parts[-1], _valid_keys(root, parts[:-1]))}"
+    if item["type"] == "missing":
+        return place, "this key is needed"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if isinstance(item["input"], Mapping):
+        return place, message
+    return place, f"{message}, not {item['input']!r}"[:300]
+
+
+def _is_union_tag(part: str) -> bool:
+    return part in ("int", "str", "none") or part.startswith(("literal[", "function-"))
+
+
+def _valid_keys(part: type[BaseModel], parents: Sequence[str]) -> list[str]:
+    names = iter(parents)
+    for name in names:
+        kind = part.model_fields[name].annotation if name in part.model_fields else None
+        if getattr(kind, "__origin__", None) is dict:  # a mapping of things: one more name
+            next(names, None)
+        options = [kind, *getattr(kind, "__args__", ())]
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not inner:
+            return []
+        part = inner[0]
+    return list(part.model_fields)

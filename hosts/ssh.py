@@ -1,0 +1,488 @@
+"""A host reached by SSH as a plain user: one connection, one kept channel for commands.
+
+paramiko's own defaults are not used: host keys come from aiok's file alone and an unknown or a
+changed one ends the connection; neither the user's agent nor the default keys are tried unless the
+inventory says so. A dead link is noticed by TCP itself (TCP_USER_TIMEOUT), since paramiko's
+keepalive does not count missing answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shlex
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import paramiko
+
+from hosts.inventory import HostEntry
+from hosts.transport import Channel, Completed, HostProblem, Transport
+
+CONNECT_S = 8.0
+KEEPALIVE_S = 2
+DEAD_LINK_MS = 6000  # what was sent must be acknowledged within this time
+SERVER = Path(__file__).with_name("command_server.py")
+LOADER = (
+    "import sys; b = sys.stdin.buffer; exec(compile(b.read(int(b.readline())), 'server', 'exec'))"
+)
+
+Password = Callable[[HostEntry], str]
+
+
+def fingerprint(key: paramiko.PKey) -> str:
+    """A host key as OpenSSH shows it: SHA256:..."""
+    digest = hashlib.sha256(key.asbytes()).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def known_name(address: str, port: int) -> str:
+    """How a host is called in known_hosts."""
+    return address if port == 22 else f"[{address}]:{port}"
+
+
+class SshChannel(Channel):
+    """A command with a channel of its own; its stderr is thrown away on the host."""
+
+    def __init__(self, host: str, channel: paramiko.Channel, first: bytes) -> None:
+        self._host, self._channel = host, channel
+        self._rest, self._closed = first, False
+
+    def write(self, data: bytes) -> None:
+        if self._closed:
+            raise HostProblem(self._host, "the agent is gone")
+        try:
+            self._channel.sendall(data)
+        except OSError:
+            raise HostProblem(self._host, "the agent is gone") from None
+
+    def lines(self) -> Iterator[bytes]:
+        while True:
+            line, newline, rest = self._rest.partition(b"\n")
+            if newline:
+                self._rest = rest
+                yield line + newline
+                continue
+            data = self._receive()
+            if not data:
+                if self._rest:
+                    yield self._rest
+                    self._rest = b""
+                return
+            self._rest += data
+
+    def _receive(self) -> bytes:
+        try:
+            return self._channel.recv(1 << 16)
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError, EOFError):
+            self._channel.shutdown_write()
+        with contextlib.suppress(OSError, EOFError):
+            self._channel.close()
+
+
+class _Commands:
+    """The kept channel: requests by id, answers from a reader thread."""
+
+    def __init__(self, host: str, channel: SshChannel) -> None:
+        self._host, self._channel = host, channel
+        self._numbers = itertools.count()
+        self._waiting: dict[int, Future[dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+        self.alive = True
+        threading.Thread(target=self._read, name=f"commands of {host}", daemon=True).start()
+
+    def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The answer to one request; HostProblem when the connection ends before it comes."""
+        number, future = next(self._numbers), Future[dict[str, Any]]()
+        line = (json.dumps({**request, "id": number}) + "\n").encode()
+        with self._lock:
+            if not self.alive:
+                raise _lost(self._host)
+            self._waiting[number] = future
+            self._channel.write(line)
+        try:
+            return future.result(timeout_s)
+        except Late:
+            raise HostProblem(self._host, f"no answer for {timeout_s:g} s") from None
+
+    def _read(self) -> None:
+        with contextlib.suppress(ValueError):  # what is no JSON comes from a foreign program
+            for line in self._channel.lines():
+                found = json.loads(line)
+                with self._lock:
+                    future = self._waiting.pop(found["id"], None)
+                if future is not None:
+                    future.set_result(found)
+        with self._lock:
+            self.alive = False
+            left = list(self._waiting.values())
+            self._waiting.clear()
+        for future in left:
+            future.set_exception(_lost(self._host))
+
+    def close(self) -> None:
+        """End the program on the host."""
+        self._channel.close()
+
+
+def _lost(host: str) -> HostProblem:
+    return HostProblem(host, "the connection was lost", "the host or the network went away")
+
+
+class SshTransport(Transport):
+    """One host. The connection opens at the first call, and again when it was lost.
+
+    `identity` is aiok's own key for the host, tried before the user's; `password` asks a person
+    and is called at most once. Every call may be made from any thread.
+    """
+
+    def __init__(
+        self,
+        entry: HostEntry,
+        known_hosts: Path,
+        *,
+        password: Password | None = None,
+        identity: Path | None = None,
+        jump: SshTransport | None = None,
+    ) -> None:
+        self.host, self.entry = entry.name, entry
+        self._known_hosts, self._ask, self._identity = known_hosts, password, identity
+        self._jump = jump
+        self._typed: str | None = None
+        self._client: paramiko.SSHClient | None = None
+        self._commands: _Commands | None = None
+        self._no_python = False
+        self._lock = threading.RLock()
+
+    # --- the connection ---
+
+    def connection(self) -> paramiko.Transport:
+        """The open connection; HostProblem says why there is none."""
+        with self._lock:
+            transport = self._client.get_transport() if self._client else None
+            if transport is None or not transport.is_active():
+                self._let_go()
+                self._client = self._connect()
+                transport = self._client.get_transport()
+            assert transport is not None
+            return transport
+
+    def _connect(self) -> paramiko.SSHClient:
+        problem: HostProblem | None = None
+        for keys in self._credentials():
+            client = paramiko.SSHClient()
+            client.set_missing_host_key_policy(paramiko.RejectPolicy())
+            if self._known_hosts.exists():
+                client.load_host_keys(str(self._known_hosts))
+            try:
+                client.connect(
+                    self.entry.address, self.entry.port, self.entry.user,
+                    timeout=CONNECT_S, banner_timeout=CONNECT_S, auth_timeout=CONNECT_S,
+                    allow_agent=False, look_for_keys=False, sock=self._through_jump(), **keys,
+                )  # fmt: skip
+            except (paramiko.SSHException, OSError) as error:
+                client.close()
+                problem = explain(self.entry, error, keys)
+                if not isinstance(error, paramiko.AuthenticationException):
+                    raise problem from None
+                continue
+            self._keep_alive(client)
+            return client
+        raise problem or HostProblem(
+            self.host, "there is no way to log in", "neither a key nor a password is given",
+            f"give the host a key: aiok hosts add {self.host} ... --key FILE",
+        )  # fmt: skip
+
+    def _credentials(self) -> Iterator[dict[str, Any]]:
+        """What to try, one after the other: aiok's own key, the user's key or agent, a password."""
+        if self._identity is not None and self._identity.exists():
+            yield {"key_filename": str(self._identity)}
+        if self.entry.agent:
+            yield from ({"pkey": key} for key in agent_keys(self.entry))
+        elif self.entry.key is not None:
+            yield {"key_filename": str(Path(self.entry.key).expanduser())}
+        if self.entry.password:
+            if self._typed is None and self._ask is not None:
+                self._typed = self._ask(self.entry)
+            if self._typed is not None:
+                yield {"password": self._typed}
+
+    def _through_jump(self) -> Any:
+        if self._jump is None:
+            return None
+        try:
+            return self._jump.connection().open_channel(
+                "direct-tcpip", (self.entry.address, self.entry.port), ("127.0.0.1", 0),
+                timeout=CONNECT_S,
+            )  # fmt: skip
+        except paramiko.SSHException as error:
+            raise HostProblem(
+                self.host, f"its jump host {self._jump.host} cannot reach it", str(error)
+            ) from None
+
+    @staticmethod
+    def _keep_alive(client: paramiko.SSHClient) -> None:
+        transport = client.get_transport()
+        assert transport is not None
+        transport.set_keepalive(KEEPALIVE_S)
+        if isinstance(transport.sock, socket.socket):  # a jump's channel is none
+            for option, value in (
+                (socket.TCP_USER_TIMEOUT, DEAD_LINK_MS),
+                (socket.TCP_NODELAY, 1),
+            ):
+                transport.sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    def _let_go(self) -> None:
+        if self._commands is not None:
+            self._commands.close()
+            self._commands = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._let_go()
+            if self._jump is not None:
+                self._jump.close()
+
+    # --- commands ---
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout_s: float = 60.0,
+    ) -> Completed:
+        commands = self._server()
+        if commands is None:
+            return self._run_plainly(argv, env or {}, stdin, timeout_s)
+        said = commands.ask(
+            {
+                "argv": list(argv),
+                "env": dict(env or {}),
+                "stdin": base64.b64encode(stdin).decode("ascii"),
+                "timeout_s": timeout_s,
+            },
+            timeout_s + CONNECT_S,
+        )
+        if "code" in said:
+            return Completed(int(said["code"]), _text(said["stdout"]), _text(said["stderr"]))
+        raise self._refused(argv[0], said, timeout_s)
+
+    def _refused(self, program: str, said: Mapping[str, Any], timeout_s: float) -> HostProblem:
+        if "late" in said:
+            return HostProblem(self.host, f"{program} took longer than {timeout_s:g} s")
+        if "denied" in said:
+            return HostProblem(self.host, f"{program} may not be run")
+        return HostProblem(self.host, f"there is no program {program}")
+
+    def _server(self) -> _Commands | None:
+        """The command server of this connection; None where the host has no python3."""
+        with self._lock:
+            transport = self.connection()
+            if self._commands is not None and self._commands.alive:
+                return self._commands
+            if self._no_python:
+                return None
+            python = self.entry.python or "python3"
+            channel = self._open([python, "-I", "-S", "-u", "-c", LOADER], {}, transport)
+            source = SERVER.read_bytes()
+            with contextlib.suppress(HostProblem):  # gone at once: it has said nothing
+                channel.write(b"%d\n" % len(source) + source)
+            if b"ready" not in next(channel.lines(), b""):
+                channel.close()
+                if not transport.is_active():
+                    raise _lost(self.host)
+                self._no_python = True
+                return None
+            self._commands = _Commands(self.host, channel)
+            return self._commands
+
+    def _open(
+        self, argv: Sequence[str], env: Mapping[str, str], transport: paramiko.Transport
+    ) -> SshChannel:
+        try:
+            channel = transport.open_session(timeout=CONNECT_S)
+            channel.exec_command(_shell_line(argv, env) + " 2>/dev/null")
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise HostProblem(
+                self.host, "no channel could be opened", str(error) or type(error).__name__
+            ) from None
+        return SshChannel(self.host, channel, b"")
+
+    def _run_plainly(
+        self, argv: Sequence[str], env: Mapping[str, str], stdin: bytes, timeout_s: float
+    ) -> Completed:
+        """A channel for this one command: slower, needs nothing but a shell."""
+        try:
+            channel = self.connection().open_session(timeout=CONNECT_S)
+            channel.settimeout(timeout_s)
+            channel.exec_command(_shell_line(argv, env))
+            channel.sendall(stdin)
+            channel.shutdown_write()
+            out = channel.makefile("rb").read()
+            err = channel.makefile_stderr("rb").read()
+            code = channel.recv_exit_status()
+        except TimeoutError:
+            raise HostProblem(self.host, f"{argv[0]} took longer than {timeout_s:g} s") from None
+        except (paramiko.SSHException, EOFError, OSError):
+            raise _lost(self.host) from None
+        if code == 127:
+            raise HostProblem(self.host, f"there is no program {argv[0]}")
+        return Completed(code, out.decode(errors="replace"), err.decode(errors="replace"))
+
+    def start(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Channel:
+        # Asked first: a channel tells of a missing program only by its end.
+        if self.run(["/bin/sh", "-c", 'command -v -- "$1"', "sh", argv[0]]).code:
+            raise HostProblem(self.host, f"there is no program {argv[0]}")
+        return self._open(argv, env or {}, self.connection())
+
+    # --- files ---
+
+    def put(self, source: Path, target: str) -> None:
+        place = PurePosixPath(target)
+        scratch = f"{place.parent}/.{place.name}.{os.getpid()}.{threading.get_ident()}"
+        with self._files(f"cannot copy {source} to {target}") as sftp:
+            made = self.run(["mkdir", "-p", str(place.parent)])
+            if made.code:
+                raise OSError(made.stderr.strip())
+            sftp.put(str(source), scratch, confirm=True)
+            sftp.chmod(scratch, source.stat().st_mode & 0o777)
+            sftp.posix_rename(scratch, target)
+
+    def get(self, source: str, target: Path) -> None:
+        with self._files(f"cannot copy {source} to {target}") as sftp:
+            sftp.stat(source)  # first: a missing file leaves no trace here
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+            try:
+                sftp.get(source, str(scratch))
+                os.replace(scratch, target)
+            finally:
+                scratch.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _files(self, what: str) -> Iterator[paramiko.SFTPClient]:
+        """A file channel; whatever goes wrong becomes a HostProblem that begins with `what`."""
+        try:
+            sftp = paramiko.SFTPClient.from_transport(self.connection())
+            assert sftp is not None
+            with sftp:
+                yield sftp
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            why = getattr(error, "strerror", None) or str(error) or "the connection was lost"
+            if why == "Failure":  # all that SFTP 3 says of a full disk
+                why = "the host refused to write: is its disk full?"
+            raise HostProblem(self.host, what, why) from None
+
+
+def _text(data: str) -> str:
+    return base64.b64decode(data).decode(errors="replace")
+
+
+def _shell_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """One command line for the login shell of the host: the only place where words are quoted."""
+    words = ["env", *(f"{key}={value}" for key, value in env.items()), *argv] if env else argv
+    return f"exec {shlex.join(words)}"
+
+
+# --- what a connection can end with ---------------------------------------------------------------
+
+
+def explain(entry: HostEntry, error: Exception, keys: Mapping[str, Any]) -> HostProblem:
+    """A failed connection in plain words: what, why, what to do."""
+    name, place = entry.name, f"{entry.address} port {entry.port}"
+    if isinstance(error, paramiko.BadHostKeyException):
+        return HostProblem(
+            name, "its host key has changed: not connected",
+            f"pinned {fingerprint(error.expected_key)}, now {fingerprint(error.key)}",
+            f"if the host was installed anew: aiok hosts remove {name}, then add it again; "
+            "otherwise somebody is in between",
+        )  # fmt: skip
+    if isinstance(error, paramiko.PasswordRequiredException):
+        return HostProblem(
+            name, f"the key {entry.key} has a passphrase", "",
+            f"load it into your ssh-agent (ssh-add {entry.key}) and set agent: true for {name}",
+        )  # fmt: skip
+    if isinstance(error, paramiko.AuthenticationException):
+        used = "the password" if "password" in keys else f"the key {entry.key or 'of the agent'}"
+        return HostProblem(
+            name, f"it refuses {entry.user} with {used}", "",
+            f"check user and key; put the public key into ~{entry.user}/.ssh/authorized_keys there",
+        )  # fmt: skip
+    if isinstance(error, paramiko.SSHException) and "known_hosts" in str(error):
+        return HostProblem(
+            name, "its host key is not known", "", f"compare and pin it: aiok hosts add {name}"
+        )
+    return HostProblem(name, *_network_problem(place, entry, error))
+
+
+def _network_problem(place: str, entry: HostEntry, error: Exception) -> tuple[str, str, str]:
+    numbers = {getattr(error, "errno", None)}
+    if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
+        numbers = {getattr(inner, "errno", None) for inner in error.errors.values()}
+    if errno.ECONNREFUSED in numbers:
+        todo = "start sshd there, or correct the port in the inventory"
+        return f"{place} refuses connections", "no SSH server listens there", todo
+    if isinstance(error, socket.gaierror):
+        return f"there is no host named {entry.address}", "", "correct its address in the inventory"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no key file {entry.key}", "", "correct the key in the inventory"
+    if isinstance(error, TimeoutError) or numbers & {errno.EHOSTUNREACH, errno.ENETUNREACH}:
+        todo = "check that it is up, and its address and network"
+        return f"{place} cannot be reached", f"no answer for {CONNECT_S:g} s", todo
+    if isinstance(error, paramiko.SSHException) and "banner" in str(error):
+        return f"{place} is no SSH server, or is too busy", str(error), "try again, check the port"
+    return f"no connection to {place}", str(error) or type(error).__name__, ""
+
+
+def agent_keys(entry: HostEntry) -> list[paramiko.PKey]:
+    """The keys of the user's running ssh-agent that this host may be offered.
+
+    Where the inventory names a key whose public half lies beside it, only that one.
+    """
+    keys: list[paramiko.PKey] = list(paramiko.Agent().get_keys())
+    if entry.key is None:
+        return keys
+    public = Path(f"{entry.key}.pub").expanduser()
+    if not public.exists():
+        return keys
+    wanted = public.read_text(encoding="utf-8").split()[1]
+    return [key for key in keys if key.get_base64() == wanted]
+
+
+def scan_host_key(entry: HostEntry, jump: SshTransport | None = None) -> tuple[str, str]:
+    """What a host shows before any login: its fingerprint, and its line for known_hosts."""
+    try:
+        if jump is not None:
+            sock: Any = jump.connection().open_channel(
+                "direct-tcpip", (entry.address, entry.port), ("127.0.0.1", 0), timeout=CONNECT_S
+            )
+        else:
+            sock = socket.create_connection((entry.address, entry.port), CONNECT_S)
+        with contextlib.closing(paramiko.Transport(sock)) as transport:
+            transport.banner_timeout = CONNECT_S
+            transport.start_client(timeout=CONNECT_S)
+            key = transport.get_remote_server_key()
+    except (paramiko.SSHException, OSError) as error:
+        raise explain(entry, error, {}) from None
+    line = f"{known_name(entry.address, entry.port)} {key.get_name()} {key.get_base64()}"
+    return fingerprint(key), line
