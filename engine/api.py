@@ -39,7 +39,7 @@ from engine.store import (
     safe_name,
     write_atomically,
 )
-from engine.strict_yaml import Source
+from engine.strict_yaml import Source, to_yaml
 from hosts.local import LocalTransport
 from hosts.probe import HostFacts
 from hosts.probe import probe as probe_host
@@ -211,7 +211,7 @@ def start(
     data: dict[str, Any] = {}
     for value in made.values:
         recipe.put(data, value.key, value.value)
-    write_atomically(target.recipe, recipe.to_yaml(data))
+    write_atomically(target.recipe, to_yaml(data))
     write_atomically(target.plan, made.to_json())
     words = ["aiok", "run", recipe_name, *(w for o in overrides for w in ("--set", o))]
     steps = [{"id": s.id, "kind": s.kind, "title": s.title, "host": s.host} for s in made.steps]

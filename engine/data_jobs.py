@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine import datasets
+from engine.clusters import local_site
 from engine.code import deploy
 from engine.environments import environment_folder, install_environment
 from engine.errors import InputError
@@ -20,7 +21,6 @@ from engine.plan import read_plan
 from engine.recipe import Columns
 from engine.store import home, make_folder, open_run_folder, process_identity, remove_tree
 from engine.work import Launch, Listener, clean, run_worker, write_spec
-from hosts.local import LocalTransport
 from models import catalog, messages
 from models.settings import nearest
 
@@ -84,8 +84,8 @@ def _dataset(path: str, format: str, columns: str | None) -> dict[str, Any]:
 def _run(worker: str, model: str, spec: Mapping[str, Any], listener: JobListener) -> dict[str, Any]:
     """Run one worker of a model here, its environment installed first."""
     entry = catalog.load(model).workers[worker]
-    transport = LocalTransport()
-    install_environment(entry.environment, transport, listener.progress)
+    site = local_site()
+    install_environment(entry.environment, site.transport, listener.progress)
     code = deploy()
     job = f"{worker}-{os.getpid()}-{time.time_ns()}"
     scratch = make_folder(home() / "work" / job)
@@ -94,10 +94,10 @@ def _run(worker: str, model: str, spec: Mapping[str, Any], listener: JobListener
     prefix = environment_folder(entry.environment)
     try:
         return run_worker(
-            transport,
-            code / "agent.py",
+            [site],
             Launch(
                 job=job,
+                code=code.name,
                 argv=[f"{prefix}/bin/python", "-m", entry.module, str(spec_file)],
                 env={
                     "PYTHONPATH": str(code),

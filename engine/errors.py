@@ -6,6 +6,7 @@ AiokError                what is wrong, why, what to do, where the log is
 ├── HostError            a host did not do what it was asked               exit 3
 ├── StepFailed           a step of a run failed                            exit 1
 └── RunStopped           the run ended on request and can be resumed       exit 4
+    └── HostLost         a host or a rank was lost; the run can be resumed exit 4
 """
 
 from __future__ import annotations
@@ -70,3 +71,7 @@ class RunStopped(AiokError):
     """The run ended on request and can be resumed."""
 
     exit_code = ExitCode.STOPPED
+
+
+class HostLost(RunStopped):
+    """A host or a rank was lost in the middle of the work; what was saved is kept."""

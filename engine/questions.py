@@ -10,9 +10,9 @@ from typing import Any
 from engine import datasets
 from engine.errors import InputError
 from engine.facts import data_files
-from engine.recipe import flatten, load, put, to_yaml
+from engine.recipe import flatten, load, put
 from engine.store import safe_name
-from engine.strict_yaml import Source
+from engine.strict_yaml import Source, to_yaml
 from models import catalog
 from models.api import ModelSpec
 

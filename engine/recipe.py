@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import InputError
-from engine.strict_yaml import Source, read, refuse, sentences
+from engine.strict_yaml import Source, plain_copy, read, refuse, sentences
 from models import catalog
 from models.settings import nearest, resolve
 
@@ -234,17 +234,11 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _copy(value) if isinstance(value, Mapping) else value for key, value in data.items()
-    }
-
-
 def load(
     source: Source, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
 ) -> tuple[Recipe, dict[str, str]]:
     """Merge the layers, check all of it; returns the recipe and the origin of each dotted key."""
-    data = _copy(source.data)
+    data = plain_copy(source.data)
     origins = dict.fromkeys(flatten(data), "recipe")
     for key, text in from_environment(os.environ if environ is None else environ).items():
         put(data, key, _plain(text))
@@ -300,11 +294,6 @@ def _goal_problems(recipe: Recipe) -> list[str]:
             f"not {recipe.dataset.format}"
         )
     return problems
-
-
-def to_yaml(data: Mapping[str, Any]) -> str:
-    """Recipe text in the order of the schema, without what is empty."""
-    return yaml.safe_dump(_copy(data), sort_keys=False, default_flow_style=False, width=100)
 
 
 def json_schema() -> dict[str, Any]:

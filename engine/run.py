@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from engine import events as ev
+from engine.clusters import local_site
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, RunStopped
 from engine.plan import Plan, Step, is_whole, read_plan
 from engine.state import RunState, fold
@@ -37,7 +38,6 @@ from engine.store import (
 )
 from engine.work import jobs_folder, run_of_job
 from hosts.job import sweep_job
-from hosts.local import LocalTransport
 
 
 class StopSignals:
@@ -75,7 +75,7 @@ class RunProcess:
             plan=self.plan,
             log=self.log,
             attempt=self.state.attempt + 1,
-            transport=LocalTransport(),
+            site=local_site(),
             code=code,
             stop_level=self._stop_level,
         )
@@ -134,7 +134,7 @@ class RunProcess:
                 continue  # of a run whose name begins like this one
             if folder.is_dir():
                 sweep_job(
-                    self.context.transport,
+                    self.context.site.transport,
                     sys.executable,
                     str(self.context.code / "agent.py"),
                     str(folder),

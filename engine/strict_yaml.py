@@ -131,3 +131,16 @@ def _valid_keys(part: type[BaseModel], parents: Sequence[str]) -> list[str]:
             return []
         part = inner[0]
     return list(part.model_fields)
+
+
+def plain_copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as new dicts."""
+    return {
+        key: plain_copy(value) if isinstance(value, Mapping) else value
+        for key, value in data.items()
+    }
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """YAML text in the order of the mapping."""
+    return yaml.safe_dump(plain_copy(data), sort_keys=False, default_flow_style=False, width=100)

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.errors import AiokError, HostError, InputError, RunStopped, StepFailed
-from engine.store import home, make_folder
+from engine.errors import AiokError, HostError, HostLost, InputError, RunStopped, StepFailed
+from engine.store import home
+from hosts.group import JobGroup
 from hosts.job import Frame, Job, JobSpec
-from hosts.transport import HostProblem, Transport
+from hosts.site import Site
+from hosts.transport import HostProblem
 from models import messages
 
-BEAT_S = 0.5
 SILENT_S = 3.0
 STOP_PATIENCE_S = 60.0
 JOB_NAME = re.compile(r"(.+)\.[^.]+\.[0-9]+(?:\.rendezvous)?")
@@ -44,13 +43,16 @@ def run_of_job(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """A worker to start. `ranks` is how many `done` messages make a success."""
+    """A worker to start. `code` names the copy of the workers' code, `ranks` is how many `done`
+    messages make a success; over several hosts `hosts` names that of each rank."""
 
     job: str
+    code: str
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     ranks: int = 1
     grace_s: float = 15.0
+    hosts: Sequence[str] = ()
 
 
 class Listener:
@@ -74,18 +76,20 @@ class _Outcome:
 
     def __init__(self) -> None:
         self.done: set[int] = set()
+        self.complained: set[int] = set()
         self.result: dict[str, Any] = {}
         self.problem: messages.Problem | None = None
         self.end: Mapping[str, Any] | None = None
         self.tail = ""
 
-    def take(self, frame: Frame, host: str, listener: Listener) -> None:
-        if frame.kind == "output":
+    def take(self, frame: Frame, host: str, head: str, listener: Listener) -> None:
+        """Fold in one frame of a host; only the head's end is the job's."""
+        if frame.kind == "output" and host == head:
             self.tail = (self.tail + frame.data)[-4000:]
             listener.output(frame.data)
         elif frame.kind == "sample":
             listener.sample(host, frame.data)
-        elif frame.kind == "end":
+        elif frame.kind == "end" and host == head:
             self.end = frame.data
         elif frame.kind == "message":
             with contextlib.suppress(ValueError):
@@ -95,17 +99,16 @@ class _Outcome:
                     self.done.add(rank)
                 elif isinstance(message, messages.Result):
                     self.result = message.values
-                elif isinstance(message, messages.Problem) and (
+                elif isinstance(message, messages.Problem):
+                    self.complained.add(rank)
                     # A rank that lost its peers also complains; the first one knows the cause.
-                    self.problem is None or message.bad_input
-                ):
-                    self.problem = message
+                    if self.problem is None or message.bad_input:
+                        self.problem = message
                 listener.message(message, rank)
 
 
 def run_worker(
-    transport: Transport,
-    agent: Path,
+    sites: Sequence[Site],
     launch: Launch,
     listener: Listener,
     stop_level: Callable[[], int] = lambda: 0,
@@ -113,69 +116,85 @@ def run_worker(
 ) -> dict[str, Any]:
     """Run a worker to its end and return its result values.
 
+    It starts on the first of `sites`; on the others agents watch the ranks that arrive there.
     `stop_level` is 0 to go on, 1 to end well, 2 to end at once. Raises InputError, StepFailed,
-    HostError or RunStopped; whatever happens, no process of the job is left on the host.
+    HostError, HostLost or RunStopped; whatever happens, no process of the job is left on a host
+    that can be reached, and none for longer than `grace_s` on one that cannot.
     """
-    folder = make_folder(jobs_folder()) / launch.job
-    shutil.rmtree(folder, ignore_errors=True)
-    job = Job(transport, sys.executable, str(agent), str(folder))
+    group = JobGroup(*_jobs(sites, launch))
     outcome = _Outcome()
+    swept = False
     try:
-        job.start(
+        group.start(
             JobSpec(
                 id=launch.job, argv=list(launch.argv), env=dict(launch.env), grace_s=launch.grace_s
             )
         )
-        _follow(job, launch, outcome, listener, stop_level)
+        _follow(group, launch, outcome, listener, stop_level, log)
+        swept = True
     except HostProblem as problem:
-        with contextlib.suppress(HostProblem):
-            job.sweep()
         raise HostError(
             f"{problem.host}: {problem.what}", why=problem.why, todo=problem.todo, log=log
         ) from None
-    except BaseException:
-        with contextlib.suppress(HostProblem):
-            job.sweep()
-        raise
     finally:
-        job.close()
-    shutil.rmtree(folder, ignore_errors=True)
-    return _judge(outcome, launch, transport.host, stop_level(), log)
+        if not swept:
+            group.sweep()
+        group.leave()
+    for site in sites:
+        with contextlib.suppress(HostProblem):  # what is left there is cleared at the next start
+            site.transport.run(["rm", "-rf", str(site.job(launch.job))])
+    return _judge(outcome, launch, sites[0].name, stop_level(), log)
+
+
+def _jobs(sites: Sequence[Site], launch: Launch) -> tuple[Job, list[Job]]:
+    jobs = [
+        Job(site.transport, site.python, str(site.code(launch.code) / "agent.py"),
+            str(site.job(launch.job)))
+        for site in sites
+    ]  # fmt: skip
+    return jobs[0], jobs[1:]
 
 
 def _follow(
-    job: Job, launch: Launch, outcome: _Outcome, listener: Listener, stop_level: Callable[[], int]
-) -> None:
-    """Relay until the agent says that the job has ended."""
-    told, heard, beaten, told_at = 0, time.monotonic(), 0.0, 0.0
+    group: JobGroup, launch: Launch, outcome: _Outcome, listener: Listener,
+    stop_level: Callable[[], int], log: str,
+) -> None:  # fmt: skip
+    """Relay until the head's agent says that the job has ended; HostLost for a silent host."""
+    told, told_at = 0, 0.0
+    head = group.head.host
     while outcome.end is None:
         now = time.monotonic()
-        try:
-            if now - beaten >= BEAT_S:
-                job.beat()
-                beaten = now
-            level = stop_level()
-            if told and level == 1 and now - told_at > STOP_PATIENCE_S:
-                level = 2
-            if level > told:
-                job.kill() if level >= 2 else job.stop()
-                told, told_at = level, now
-            for frame in job.poll(0.1):
-                outcome.take(frame, job.host, listener)
-            if job.last_heard > heard:
-                heard = job.last_heard
-            elif now - heard > SILENT_S:
-                listener.silent(job.host, now - heard)
-        except HostProblem:
-            if time.monotonic() - heard > launch.grace_s:
-                raise
-            job.close()
-            time.sleep(0.2)
-            job.attach()
+        level = stop_level()
+        if told and level == 1 and now - told_at > STOP_PATIENCE_S:
+            level = 2
+        if level > told:
+            group.kill() if level >= 2 else group.stop()
+            told, told_at = level, now
+        for host, frame in group.poll(0.1):
+            outcome.take(frame, host, head, listener)
+        for host, seconds in group.silent().items():
+            if seconds > SILENT_S:
+                listener.silent(host, seconds)
+            if seconds > launch.grace_s:
+                raise _lost_host(host, seconds, group.problem_of(host), outcome, log)
+    for host, frame in group.finish():
+        outcome.take(frame, host, head, listener)
+
+
+def _lost_host(
+    host: str, seconds: float, problem: HostProblem | None, outcome: _Outcome, log: str
+) -> HostLost:
+    reason = f" ({problem.what})" if problem else ""
+    return HostLost(
+        f"{host} was lost: nothing was heard from it for {seconds:.0f} s{reason}",
+        why=_last_lines(outcome.tail),
+        todo="bring it back, or leave it out: aiok resume RUN --without " + host,
+        log=log,
+    )
 
 
 def _judge(
-    outcome: _Outcome, launch: Launch, host: str, stop_level: int, log: str
+    outcome: _Outcome, launch: Launch, head: str, stop_level: int, log: str
 ) -> dict[str, Any]:
     """Success is a `done` of every rank and a result, never the launcher's exit code alone."""
     if len(outcome.done) == launch.ranks:
@@ -187,11 +206,13 @@ def _judge(
         )
     if stop_level:
         raise RunStopped("stopped on request")
-    if problem is not None:
+    # A rank that was killed says nothing; the others complain that they lost it.
+    silent = sorted(set(range(launch.ranks)) - outcome.done - outcome.complained)
+    if problem is not None and not (silent and launch.hosts):
         raise StepFailed(
             clean_lines(problem.what), why=clean(problem.why), todo=clean(problem.todo), log=log
         )
-    raise _unexplained(outcome, launch, host, log)
+    raise _unexplained(outcome, launch, silent, head, log)
 
 
 def clean_lines(text: str) -> str:
@@ -199,21 +220,27 @@ def clean_lines(text: str) -> str:
     return "\n".join(clean(line) for line in text.split("\n"))
 
 
-def _unexplained(outcome: _Outcome, launch: Launch, host: str, log: str) -> AiokError:
+def _last_lines(tail: str) -> str:
+    lines = [clean(line) for line in tail.splitlines() if line.strip()][-10:]
+    return "last lines of its output:\n       " + "\n       ".join(lines) if lines else ""
+
+
+def _unexplained(
+    outcome: _Outcome, launch: Launch, silent: Sequence[int], head: str, log: str
+) -> AiokError:
     end = outcome.end or {}
     code = int(end.get("code", -1))
-    lost = sorted(set(range(launch.ranks)) - outcome.done)
-    who = f"rank {', '.join(map(str, lost))}" if launch.ranks > 1 else "the worker"
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     if end.get("why"):
         how = f"was ended: {end['why']}"
-    lines = [clean(line) for line in outcome.tail.splitlines() if line.strip()][-10:]
-    return StepFailed(
-        f"{who} on {host} {how} without a result",
-        why="last lines of its output:\n       " + "\n       ".join(lines) if lines else "",
-        todo="look at the log; `aiok resume` goes on from the last checkpoint" if log else "",
-        log=log,
-    )
+    why = _last_lines(outcome.tail)
+    todo = "look at the log; `aiok resume` goes on from the last checkpoint" if log else ""
+    if silent and launch.hosts:
+        lost = " and ".join(f"rank {rank} on {launch.hosts[rank]}" for rank in silent[:4])
+        return HostLost(f"{lost} ended without a word", why=why, todo=todo, log=log)
+    missing = sorted(set(range(launch.ranks)) - outcome.done)
+    who = f"rank {', '.join(map(str, missing))}" if launch.ranks > 1 else "the worker"
+    return StepFailed(f"{who} on {head} {how} without a result", why=why, todo=todo, log=log)
 
 
 class LogFile:

@@ -1,6 +1,7 @@
 """The file that is copied to hosts: it supervises one job, samples the machine and relays both.
 
-    agent.py start FOLDER          start the job of FOLDER/job.json under a supervisor of its own
+    agent.py start FOLDER          start the job of FOLDER/job.json under a supervisor of its own;
+                                   without argv: watch the processes of a job that others started
     agent.py attach FOLDER OFFSETS relay what the job says to stdout; heartbeats come on stdin
     agent.py sweep JOB             end everything that belongs to a job
     agent.py probe FOLDER          facts of this machine, as one JSON object
@@ -11,7 +12,7 @@ ended. When no heartbeat came for `grace_s` it ends the job.
 
 FOLDER holds job.json ({"id", "argv", "env", "cwd", "grace_s", "sample_s"}), output.log (stdout and
 stderr of the job), messages/ (JSON lines of the ranks), supervisor.jsonl (start, samples, end),
-heartbeat and stop (written by attach).
+heartbeat, stop, kill and end (written by attach).
 """
 
 import contextlib
@@ -260,14 +261,16 @@ class Supervisor:
     def run(self):  # type: () -> None
         """Watch until the job ends, is asked to stop, or nobody asks after it any more."""
         sampler = Sampler(self.job["id"])
+        child = None
         try:
-            child = self.launch()
+            if self.job["argv"]:
+                child = self.launch()
         except OSError as error:
             self.say(k="end", code=127, why="cannot start %s: %s" % (self.job["argv"][0], error))
             return
-        self.say(k="start", pid=child.pid, t=time.time())
+        self.say(k="start", pid=child.pid if child else 0, t=time.time())
         why, due = "", time.monotonic()
-        while child.poll() is None:
+        while not self._over(child):
             if self.silent_s() > self.job["grace_s"]:
                 why = "no heartbeat for %g s" % self.job["grace_s"]
                 sweep(self.job["id"])
@@ -277,17 +280,23 @@ class Supervisor:
                 self.say(k="sample", **sampler.sample())
                 due = max(due + self.job.get("sample_s", 1.0), time.monotonic())
             time.sleep(0.05)
-        code = child.wait()
+        code = child.wait() if child else 0
         orphans = sweep(self.job["id"])
         self.say(k="end", code=code, why=why, swept=orphans, t=time.time())
 
-    def _obey(self, child):  # type: (subprocess.Popen[bytes]) -> None
+    def _over(self, child):  # type: (Optional[subprocess.Popen[bytes]]) -> bool
+        """Whether the job has ended; one that is only watched ends when it is told to."""
+        if child is not None:
+            return child.poll() is not None
+        return os.path.exists(os.path.join(self.folder, "end"))
+
+    def _obey(self, child):  # type: (Optional[subprocess.Popen[bytes]]) -> None
         """A file `stop` asks for a graceful end, a file `kill` for a quick one."""
         if os.path.exists(os.path.join(self.folder, "kill")):
             sweep(self.job["id"], 0.5)
         elif not self.stop_sent and os.path.exists(os.path.join(self.folder, "stop")):
             self.stop_sent = True
-            send(ranks(self.job["id"]) or [child.pid], signal.SIGTERM)
+            send(ranks(self.job["id"]) or ([child.pid] if child else []), signal.SIGTERM)
 
 
 def start(folder):  # type: (str) -> int
@@ -420,7 +429,7 @@ def attach(folder, offsets):  # type: (str, Dict[str, int]) -> int
             if not data:
                 return 0
             touch(os.path.join(folder, "heartbeat"))
-            for word in (b"stop", b"kill"):
+            for word in (b"stop", b"kill", b"end"):
                 if word in data:
                     touch(os.path.join(folder, word.decode()))
         alive = supervisor_of(folder) is not None

@@ -3,8 +3,9 @@
 One JSON request a line on stdin, {"id", "argv", "env", "stdin" (base64), "timeout_s"}; one JSON
 answer a line on stdout, {"id", "code", "stdout", "stderr" (base64)} or {"id", "missing"},
 {"id", "denied"}, {"id", "late"}. Commands run side by side. When stdin ends, the caller is gone:
-what still runs is ended. Starting a process costs a few milliseconds where a new SSH channel costs
-tens, since sshd forks and logs in for each.
+what still runs is ended. Nothing asked for IDLE_S: {"bye"}, and nothing is read any more, so that
+a connection that was cut leaves no process behind. Starting a process costs a few milliseconds
+where a new SSH channel costs tens, since sshd forks and logs in for each.
 
 Standard library only, Python >= 3.8: it runs on a bare host.
 """
@@ -13,12 +14,14 @@ import base64
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
-from typing import Any, Dict, Set
+from typing import Any, Dict, Iterator, Set
 
+IDLE_S = 30.0
 RUNNING = set()  # type: Set[subprocess.Popen[bytes]]
 LOCK = threading.Lock()
 
@@ -71,11 +74,30 @@ def say(line):  # type: (Dict[str, Any]) -> None
         sys.stdout.buffer.flush()
 
 
+def requests():  # type: () -> Iterator[Dict[str, Any]]
+    """What is asked, until stdin ends or nothing is asked and nothing runs for IDLE_S."""
+    rest = b""
+    while True:
+        ready, _, _ = select.select([0], [], [], IDLE_S)
+        if not ready:
+            with LOCK:
+                busy = bool(RUNNING)
+            if busy:
+                continue
+            say({"bye": True})
+            return
+        data = os.read(0, 1 << 16)
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+
 def serve():  # type: () -> None
-    """Answer until stdin ends, then leave nothing running."""
+    """Answer, then leave nothing running."""
     say({"ready": sys.version_info[:2]})
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
+    for request in requests():
 
         def work(request=request):  # type: (Dict[str, Any]) -> None
             result = answer(request)

@@ -19,10 +19,14 @@ AGENT = Path(__file__).with_name("agent.py")
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """What to run. `id` is also the tag in the environment of every process of the job."""
+    """What to run. `id` is also the tag in the environment of every process of the job.
+
+    Without `argv` nothing is started: the agent watches what others start there under that tag,
+    such as the ranks that mpirun starts from another host, until `end`.
+    """
 
     id: str
-    argv: Sequence[str]
+    argv: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = ""
     grace_s: float = 15.0
@@ -132,6 +136,10 @@ class Job:
     def kill(self) -> None:
         """End it at once."""
         self._write(b"kill\n")
+
+    def end(self) -> None:
+        """Stop watching; what is left of the job there is swept."""
+        self._write(b"end\n")
 
     def _write(self, data: bytes) -> None:
         if self._channel is not None and not self.ended:

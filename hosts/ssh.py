@@ -33,8 +33,11 @@ CONNECT_S = 8.0
 KEEPALIVE_S = 2
 DEAD_LINK_MS = 6000  # what was sent must be acknowledged within this time
 SERVER = Path(__file__).with_name("command_server.py")
+# Reads no byte too many: what follows the program are its requests.
 LOADER = (
-    "import sys; b = sys.stdin.buffer; exec(compile(b.read(int(b.readline())), 'server', 'exec'))"
+    "import os; n = int(os.read(0, 8)); s = b''\n"
+    "while len(s) < n: s += os.read(0, n - len(s))\n"
+    "exec(compile(s, 'command_server', 'exec'))"
 )
 
 Password = Callable[[HostEntry], str]
@@ -112,7 +115,7 @@ class _Commands:
         line = (json.dumps({**request, "id": number}) + "\n").encode()
         with self._lock:
             if not self.alive:
-                raise _lost(self._host)
+                return {"bye": True}
             self._waiting[number] = future
             self._channel.write(line)
         try:
@@ -124,16 +127,23 @@ class _Commands:
         with contextlib.suppress(ValueError):  # what is no JSON comes from a foreign program
             for line in self._channel.lines():
                 found = json.loads(line)
+                if "bye" in found:
+                    self._dismiss(lambda future: future.set_result({"bye": True}))
+                    return
                 with self._lock:
                     future = self._waiting.pop(found["id"], None)
                 if future is not None:
                     future.set_result(found)
+        self._dismiss(lambda future: future.set_exception(_lost(self._host)))
+
+    def _dismiss(self, tell: Callable[[Future[dict[str, Any]]], None]) -> None:
+        """No more answers will come: tell those who wait."""
         with self._lock:
             self.alive = False
             left = list(self._waiting.values())
             self._waiting.clear()
         for future in left:
-            future.set_exception(_lost(self._host))
+            tell(future)
 
     def close(self) -> None:
         """End the program on the host."""
@@ -271,18 +281,18 @@ class SshTransport(Transport):
         stdin: bytes = b"",
         timeout_s: float = 60.0,
     ) -> Completed:
-        commands = self._server()
-        if commands is None:
-            return self._run_plainly(argv, env or {}, stdin, timeout_s)
-        said = commands.ask(
-            {
-                "argv": list(argv),
-                "env": dict(env or {}),
-                "stdin": base64.b64encode(stdin).decode("ascii"),
-                "timeout_s": timeout_s,
-            },
-            timeout_s + CONNECT_S,
-        )
+        request = {
+            "argv": list(argv),
+            "env": dict(env or {}),
+            "stdin": base64.b64encode(stdin).decode("ascii"),
+            "timeout_s": timeout_s,
+        }
+        said: Mapping[str, Any] = {"bye": True}
+        while "bye" in said:  # it had left before it read the request: nothing was run
+            commands = self._server()
+            if commands is None:
+                return self._run_plainly(argv, env or {}, stdin, timeout_s)
+            said = commands.ask(request, timeout_s + CONNECT_S)
         if "code" in said:
             return Completed(int(said["code"]), _text(said["stdout"]), _text(said["stderr"]))
         raise self._refused(argv[0], said, timeout_s)
@@ -306,7 +316,7 @@ class SshTransport(Transport):
             channel = self._open([python, "-I", "-S", "-u", "-c", LOADER], {}, transport)
             source = SERVER.read_bytes()
             with contextlib.suppress(HostProblem):  # gone at once: it has said nothing
-                channel.write(b"%d\n" % len(source) + source)
+                channel.write(b"%08d" % len(source) + source)
             if b"ready" not in next(channel.lines(), b""):
                 channel.close()
                 if not transport.is_active():

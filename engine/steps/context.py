@@ -17,7 +17,7 @@ from engine.store import EventLog, RunFolder, cache_folder
 from engine.work import Launch, Listener, LogFile, clean, run_worker, write_spec
 from hosts import mpi
 from hosts.probe import HostFacts
-from hosts.transport import Transport
+from hosts.site import Site
 from models import catalog, messages
 
 PROGRESS_S = 0.5
@@ -31,7 +31,7 @@ class Context:
     plan: Plan
     log: EventLog
     attempt: int
-    transport: Transport
+    site: Site
     code: Path
     stop_level: Callable[[], int]
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -52,6 +52,10 @@ class Context:
     def facts(self) -> HostFacts:
         """Facts of the host the steps run on."""
         return HostFacts(**self.plan.facts["localhost"])
+
+    def job(self, step: Step) -> str:
+        """The name of a step's job in this attempt; the tag of its processes."""
+        return f"{self.folder.id}.{step.id}.{self.attempt}"
 
     def work_folder(self, step: Step) -> Path:
         """Scratch space of a step; removed when the step is whole."""
@@ -133,10 +137,10 @@ def run_step_worker(
     listener.output(f"$ {exports} {' '.join(argv)}\n")
     try:
         return run_worker(
-            context.transport,
-            context.code / "agent.py",
+            [context.site],
             Launch(
-                job=f"{context.folder.id}.{step.id}.{context.attempt}",
+                job=context.job(step),
+                code=context.code.name,
                 argv=argv,
                 env=env,
                 ranks=max(1, ranks),

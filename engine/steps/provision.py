@@ -29,7 +29,7 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
                 unit="",
             )  # fmt: skip
 
-        fresh = install_environment(name, context.transport, report, context.stop_level)
+        fresh = install_environment(name, context.site.transport, report, context.stop_level)
         if fresh:
             seconds[name] = round(time.monotonic() - begun, 1)
     return {"installed": seconds, "environments": list(context.plan.environments)}

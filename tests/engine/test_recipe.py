@@ -148,5 +148,5 @@ def test_any_values_are_a_recipe_or_an_input_error(data: dict[str, object]) -> N
 def test_yaml_written_is_yaml_read() -> None:
     source = recipe.find("quickstart")
     found, _ = recipe.load(source, environ={})
-    again, _ = load(recipe.to_yaml(found.model_dump()))
+    again, _ = load(strict_yaml.to_yaml(found.model_dump()))
     assert again == found

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from engine import work
+from engine.clusters import local_site
+from engine.code import deploy
 from engine.errors import AiokError, InputError, RunStopped, StepFailed
 from engine.work import Launch, Listener, clean, run_worker
 from hosts import agent
-from hosts.job import AGENT
-from hosts.local import LocalTransport
 from models.messages import Message, Note
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,9 +46,11 @@ def say(kind: str, rank: int = 0, **fields: object) -> str:
 
 
 def start(script: str, ranks: int = 1, recorder: Recorder | None = None, **options: Any) -> Any:
-    launch = Launch(job=f"work-{os.getpid()}.x", argv=["sh", "-c", script], ranks=ranks)
+    launch = Launch(
+        job=f"work-{os.getpid()}.x", code=deploy().name, argv=["sh", "-c", script], ranks=ranks
+    )
     try:
-        return run_worker(LocalTransport(), AGENT, launch, recorder or Recorder(), **options)
+        return run_worker([local_site()], launch, recorder or Recorder(), **options)
     finally:
         assert agent.tagged(launch.job) == []
         left = work.jobs_folder() / launch.job
@@ -118,9 +120,9 @@ def test_kill_ends_a_worker_that_ignores_stop() -> None:
 
 
 def test_a_missing_program_is_one_sentence() -> None:
-    launch = Launch(job=f"work-{os.getpid()}.y", argv=["/no/such/python"])
+    launch = Launch(job=f"work-{os.getpid()}.y", code=deploy().name, argv=["/no/such/python"])
     with pytest.raises(AiokError, match="cannot start /no/such/python"):
-        run_worker(LocalTransport(), AGENT, launch, Listener())
+        run_worker([local_site()], launch, Listener())
 
 
 def test_the_worker_entry_turns_every_end_into_a_message(tmp_path: Path) -> None:

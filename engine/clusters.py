@@ -1,0 +1,189 @@
+"""The user's hosts and clusters: the inventory file, and the way to a cluster's hosts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from engine.errors import EnvironmentProblem, HostError, InputError
+from engine.store import home, make_folder, write_atomically
+from engine.strict_yaml import read, refuse, sentences, to_yaml
+from hosts.inventory import LOCAL, HostEntry, Inventory
+from hosts.local import LocalTransport
+from hosts.site import Site
+from hosts.transport import HostProblem, Transport
+from models.settings import nearest
+
+if TYPE_CHECKING:  # paramiko takes a fifth of a second to import
+    from hosts.ssh import SshTransport
+
+AT_ONCE = 8  # connections opened side by side: sshd drops more than ten that are not logged in
+WORK_FOLDER = ".local/share/aiok"  # in the user's home on a host
+Password = Callable[[HostEntry], str]
+
+
+def local_site() -> Site:
+    """This machine."""
+    return Site(
+        name=LOCAL, transport=LocalTransport(), home=PurePosixPath(home()),
+        python=sys.executable, address="127.0.0.1",
+    )  # fmt: skip
+
+
+# --- the inventory ------------------------------------------------------------------------------
+
+
+def inventory_path() -> Path:
+    """The file with the user's hosts."""
+    return home() / "inventory.yaml"
+
+
+def known_hosts_path() -> Path:
+    """The pinned host keys."""
+    return home() / "ssh" / "known_hosts"
+
+
+def identity_path(cluster: str) -> Path:
+    """aiok's own private key of a cluster; it is there while the cluster is up."""
+    return home() / "ssh" / cluster / "id_ed25519"
+
+
+def inventory() -> Inventory:
+    """The user's hosts; EnvironmentProblem with every problem of the file at once."""
+    path = inventory_path()
+    if not path.exists():
+        return Inventory()
+    try:
+        source = read(path, "inventory")
+        return Inventory.model_validate(source.data)
+    except ValidationError as error:
+        raise EnvironmentProblem(
+            refuse(source, sentences(Inventory, source, {}, error)).what, todo=f"mend {path}"
+        ) from None
+    except InputError as error:
+        raise EnvironmentProblem(error.what, why=error.why, todo=error.todo) from None
+
+
+def write_inventory(new: Inventory) -> None:
+    """Replace the inventory file. Comments in it do not survive."""
+    make_folder(home())
+    write_atomically(inventory_path(), to_yaml(new.to_data()))
+
+
+def entries(name: str, known: Inventory | None = None) -> list[HostEntry]:
+    """The hosts of a cluster, or one host; InputError for a name that is neither."""
+    known = known or inventory()
+    try:
+        return known.entries(name)
+    except KeyError:
+        names = [*known.clusters, *known.hosts]
+        raise InputError(
+            f"there is no cluster or host {name}",
+            todo=nearest(name, names) if names else "add hosts: aiok hosts add USER@ADDRESS",
+        ) from None
+
+
+# --- connections --------------------------------------------------------------------------------
+
+
+def transport_to(name: str, known: Inventory, password: Password | None = None) -> SshTransport:
+    """A way to a host of the inventory, through its jump hosts; nothing is opened yet."""
+    from hosts.ssh import SshTransport
+
+    entry = known.entry(name)
+    cluster = known.cluster_of(name)
+    return SshTransport(
+        entry,
+        known_hosts_path(),
+        password=password,
+        identity=identity_path(cluster) if cluster else None,
+        jump=transport_to(entry.jump, known, password) if entry.jump else None,
+    )
+
+
+def site_of(entry: HostEntry, transport: Transport) -> Site:
+    """A host that answers, with its places; HostProblem when it has no Python 3.11."""
+    return Site(
+        name=entry.name, transport=transport, home=work_folder(entry, transport),
+        python=find_python(entry, transport), address=entry.cluster_address, slots=entry.slots,
+    )  # fmt: skip
+
+
+def work_folder(entry: HostEntry, transport: Transport) -> PurePosixPath:
+    """The absolute path of aiok's tree on a host."""
+    folder = entry.work_folder or f"~/{WORK_FOLDER}"
+    if folder.startswith("~/"):
+        said = transport.run(["/bin/sh", "-c", 'printf %s "$HOME"']).stdout
+        if not said.startswith("/"):
+            raise HostProblem(
+                entry.name, f"{entry.user} has no home folder there",
+                todo="name a folder: work_folder in the inventory",
+            )  # fmt: skip
+        folder = f"{said.rstrip('/')}/{folder[2:]}"
+    return PurePosixPath(folder)
+
+
+PYTHONS = ("python3.11", "python3", "/usr/bin/python3.11", "/usr/local/bin/python3.11")
+ASK_VERSION = "import sys; print(sys.executable, sys.implementation.name, *sys.version_info[:2])"
+
+
+def find_python(entry: HostEntry, transport: Transport) -> str:
+    """The absolute path of a CPython 3.11 on a host; HostProblem says how to get one."""
+    seen = []
+    for python in (entry.python,) if entry.python else PYTHONS:
+        try:
+            done = transport.run([python, "-I", "-S", "-c", ASK_VERSION])
+        except HostProblem as problem:
+            if "there is no program" not in problem.what:
+                raise
+            continue
+        words = done.stdout.split()
+        if done.code == 0 and words[1:] == ["cpython", "3", "11"]:
+            return words[0]
+        seen.append(f"{python} is {' '.join(words[1:2])} {'.'.join(words[2:])}".strip())
+    raise HostProblem(
+        entry.name, "there is no CPython 3.11", "; ".join(seen),
+        "install it (Debian 12: apt-get install python3), or name one: python in the inventory",
+    )  # fmt: skip
+
+
+def connect(
+    name: str, *, without: Sequence[str] = (), password: Password | None = None
+) -> list[Site]:
+    """The hosts of a cluster, reached side by side; HostError lists all that cannot be."""
+    known = inventory()
+    wanted = [entry for entry in entries(name, known) if entry.name not in without]
+    if not wanted:
+        raise InputError(f"no host of {name} is left", todo="leave fewer hosts out")
+
+    def one(entry: HostEntry) -> Site | HostProblem:
+        transport = transport_to(entry.name, known, password)
+        try:
+            return site_of(entry, transport)
+        except HostProblem as problem:
+            transport.close()
+            return problem
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(one, wanted))
+    problems = [item for item in found if isinstance(item, HostProblem)]
+    if problems:
+        for item in found:
+            if isinstance(item, Site):
+                item.transport.close()
+        raise unreachable(problems)
+    return [item for item in found if isinstance(item, Site)]
+
+
+def unreachable(problems: Sequence[HostProblem]) -> HostError:
+    """The problems of several hosts as one error, a sentence each."""
+    return HostError(
+        "\n".join(str(problem) for problem in problems),
+        why="; ".join(dict.fromkeys(p.why for p in problems if p.why)),
+        todo="; ".join(dict.fromkeys(p.todo for p in problems if p.todo)),
+    )
