@@ -186,6 +186,9 @@ def resume(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Do not wait for the end.")
     ] = False,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave this host of the cluster out.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Go on with a stopped, failed or lost run."""
@@ -194,9 +197,11 @@ def resume(
 
     seen = api.journal_size(run)
     if detach:
-        output.print_started(api.resume(run), json)
+        output.print_started(api.resume(run, without or []), json)
     else:
-        raise typer.Exit(output.run_to_end(lambda: api.resume(run), json, offset=seen))
+        raise typer.Exit(
+            output.run_to_end(lambda: api.resume(run, without or []), json, offset=seen)
+        )
 
 
 @app.command()

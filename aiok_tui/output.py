@@ -206,6 +206,9 @@ class _Narrator:
         self._line(f"  {event.step:10} done in {duration(event.seconds)}{_after(headline(step))}")
 
     def _step_stopped(self, event: ev.StepStopped) -> None:
+        if event.what:
+            told = AiokError(event.what, why=event.why, todo=event.todo, log=event.log)
+            self._line(f"  {event.step:10} STOPPED\n{told}")
         self._line(f"  {event.step:10} stopped; go on with: aiok resume {self.run}")
 
     def _step_failed(self, event: ev.StepFailed) -> None:
@@ -221,7 +224,8 @@ class _Narrator:
             self._line(f"  {event.step:10} valid AUC {event.value:.4f} after {event.rows:,} rows")
 
     def _host_silent(self, event: ev.HostSilent) -> None:
-        self._line(f"  {event.host} is silent for {event.seconds:.0f} s")
+        silent = f"is silent for {event.seconds:.0f} s" if event.seconds else "is heard again"
+        self._line(f"  {event.host} {silent}")
 
     def _step_progressed(self, event: ev.StepProgressed) -> None:
         step = self.state.steps[event.step]

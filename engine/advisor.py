@@ -10,6 +10,7 @@ from engine.errors import EnvironmentProblem
 from engine.facts import FileFacts
 from engine.plan import Estimate, Plan, PlannedValue, Step, identify
 from engine.recipe import Recipe, Value, flatten
+from hosts.inventory import LOCAL
 from hosts.probe import HostFacts
 from models import catalog
 from models.api import ModelSpec
@@ -22,6 +23,21 @@ ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5}
 MANY_CORES = 8  # above it a rank gets several cores
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClusterHost:
+    """A host of the cluster that trains."""
+
+    name: str
+    slots: int | None
+    facts: HostFacts
+
+    @property
+    def capacity(self) -> int:
+        """How many ranks it takes: what the inventory says, else one for each core, a few of them
+        on a large host."""
+        return self.slots or one_host_ranks(self.facts)
+
+
 @dataclass(frozen=True)
 class Job:
     """What the advisor looks at."""
@@ -32,6 +48,7 @@ class Job:
     facts: HostFacts
     files: Sequence[FileFacts]
     missing_gib: Mapping[str, float]  # disk that environments not yet installed will take
+    cluster: Sequence[ClusterHost] = ()  # empty: this machine
 
 
 def advise(job: Job) -> dict[str, Value]:
@@ -42,15 +59,25 @@ def advise(job: Job) -> dict[str, Value]:
 def _ranks(job: Job) -> Value | None:
     if job.recipe.train.ranks != "auto":
         return None
+    if job.cluster:
+        shares = ", ".join(f"{host.capacity} on {host.name}" for host in job.cluster)
+        ranks = sum(host.capacity for host in job.cluster)
+        return Value("train.ranks", ranks, "advisor", f"what the hosts take: {shares}")
     cores = job.facts.physical_cores
     rows = row_count(job)
     if rows < 20_000:
         return Value("train.ranks", 1, "advisor", f"{rows:,} rows: one rank ends sooner than two")
+    ranks = one_host_ranks(job.facts)
     if cores <= MANY_CORES:
-        return Value("train.ranks", cores, "advisor", f"one rank for each of {cores} cores")
-    ranks = max(len(job.facts.numa), cores // MANY_CORES)
+        return Value("train.ranks", ranks, "advisor", f"one rank for each of {cores} cores")
     reason = f"{cores} cores in {len(job.facts.numa)} NUMA nodes: {cores // ranks} cores a rank"
     return Value("train.ranks", ranks, "advisor", reason)
+
+
+def one_host_ranks(facts: HostFacts) -> int:
+    """Ranks that use a host well: one a core, on a large host one for several cores of a node."""
+    cores = facts.physical_cores
+    return cores if cores <= MANY_CORES else max(len(facts.numa), cores // MANY_CORES)
 
 
 def _etl(job: Job) -> list[Value]:
@@ -110,7 +137,7 @@ def make_plan(job: Job) -> Plan:
         steps=plan_steps,
         values=tuple(values),
         environments=environments,
-        facts={"localhost": asdict(job.facts)},
+        facts={LOCAL: asdict(job.facts), **{h.name: asdict(h.facts) for h in job.cluster}},
         data=tuple(
             {"path": str(f.path), "size": f.size, "digest": f.digest, "verified": f.verified}
             for f in job.files
@@ -174,7 +201,7 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
     steps: list[Step] = []
 
     def add(kind: str, worker: str, title: str, needs: Sequence[str], own: Mapping[str, Any],
-            inputs: Sequence[str] = ()) -> None:  # fmt: skip
+            inputs: Sequence[str] = (), host: str = LOCAL) -> None:  # fmt: skip
         environment = environment_of(spec, worker, values)
         ids = [next(s.identity for s in steps if s.id == need) for need in needs]
         steps.append(
@@ -182,6 +209,7 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
                 id=kind,
                 kind=kind,
                 title=title,
+                host=host,
                 worker=worker,
                 environment=environment,
                 needs=tuple(needs),
@@ -215,7 +243,9 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
     }
     ranks = values["train.ranks"]
     title = f"train {spec.title} ({recipe.model.profile}), {ranks} rank{'s' if ranks > 1 else ''}"
-    add("train", "train", title, ("etl",), own)
+    if job.cluster:
+        title += f" on {', '.join(host.name for host in job.cluster)}"
+    add("train", "train", title, ("etl",), own, host=recipe.cluster)
     add("evaluate", "evaluate", "test metric", ("etl", "train", *first), {"split": "test"})
     own = {"metric": goal.metric, "max_metric_drop": goal.max_metric_drop, "dataset": dataset}
     add("optimize", "optimize", "inference export", ("etl", "train"), own)
@@ -240,6 +270,8 @@ def _estimate(
     cost = spec.cost.get(f"{worker}/{job.recipe.model.profile}", spec.cost.get(worker, 1.0))
     epochs = int(values["model.settings.epochs"]) if kind == "train" else 1
     cores = len(job.facts.cores) if kind in ("etl", "train") else 1
+    if kind == "train" and job.cluster:
+        cores = sum(len(host.facts.cores) for host in job.cluster)
     seconds = START_S[environment] + millions * cost * epochs / cores
     disk = {"data": 0.24, "etl": 0.30, "train": 0.02}.get(kind, 0.001) * millions
     memory = {"data": 0.3, "etl": 1.0 + 0.25 * millions, "train": 0.6 * values["train.ranks"]}

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import datasets, environments, facts, recipe
+from engine import clusters, datasets, environments, facts, recipe
 from engine import events as ev
-from engine.advisor import Job, make_plan, refuse
-from engine.code import AGENT, deploy
+from engine.advisor import ClusterHost, Job, make_plan, refuse
+from engine.code import deploy
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, InputError
 from engine.plan import Plan, read_plan
 from engine.questions import STEPS, Question, check_answers, questions, recipe_text, to_data
@@ -40,12 +40,14 @@ from engine.store import (
     write_atomically,
 )
 from engine.strict_yaml import Source, to_yaml
+from hosts.inventory import LOCAL
 from hosts.local import LocalTransport
 from hosts.probe import HostFacts
 from hosts.probe import probe as probe_host
 from hosts.transport import HostProblem
 from models import catalog
 from models.api import ModelSpec
+from models.settings import nearest
 
 __all__ = [
     "Follower", "HostFacts", "Plan", "Question", "RunSummary", "check_answers", "command_line",
@@ -123,7 +125,7 @@ def wizard_data(answers: Mapping[str, str]) -> dict[str, Any]:
 def host_facts(place: Path | None = None) -> HostFacts:
     """Facts of this machine; the disk is that of `place` (default: $AIOK_HOME)."""
     try:
-        return probe_host(LocalTransport(), sys.executable, str(AGENT), str(place or home()))
+        return probe_host(LocalTransport(), sys.executable, str(place or home()))
     except HostProblem as problem:
         raise HostError(f"{problem.host}: {problem.what}", todo=problem.todo) from None
 
@@ -150,8 +152,19 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
         facts=host_facts(),
         files=files,
         missing_gib=environments.missing(LocalTransport()),
+        cluster=cluster_hosts(wanted.cluster),
     )
     return make_plan(job)
+
+
+def cluster_hosts(name: str) -> tuple[ClusterHost, ...]:
+    """The hosts of a cluster with their facts, asked side by side; () for this machine alone."""
+    if name == LOCAL:
+        return ()
+    return tuple(
+        ClusterHost(name=site.name, slots=site.slots, facts=facts)
+        for site, facts in clusters.facts_of(clusters.connect(name))
+    )
 
 
 def _named_dataset(
@@ -248,7 +261,7 @@ def _own_folder(folder: Path) -> RunFolder:
     return RunFolder(link)
 
 
-def _launch(folder: RunFolder) -> None:
+def _launch(folder: RunFolder, without: Sequence[str] = ()) -> None:
     """Start the run process in a session of its own; wait until its first event is there."""
     seen = _size(folder.events)
     logs = folder.path / "logs"
@@ -257,7 +270,7 @@ def _launch(folder: RunFolder) -> None:
     env = {**os.environ, "PYTHONPATH": root}
     with open(logs / "run.log", "ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "engine.run", str(folder.path)],
+            [sys.executable, "-P", "-m", "engine.run", str(folder.path), *without],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -285,8 +298,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def resume(run: str) -> str:
-    """Go on with a run that is not finished; what is whole is not run again."""
+def resume(run: str, without: Sequence[str] = ()) -> str:
+    """Go on with a run that is not finished; what is whole is not run again.
+
+    `without` names hosts of its cluster that are left out from now on.
+    """
     folder = open_run_folder(run)
     now = folder.state()
     if now.status.is_live:
@@ -296,8 +312,20 @@ def resume(run: str) -> str:
     if not folder.plan.exists():
         raise InputError(f"{run} was never whole (no plan.json)", todo="start a new run")
     _check_data_unchanged(folder)
-    _launch(folder)
+    _check_left_out(folder, without)
+    _launch(folder, without)
     return run
+
+
+def _check_left_out(folder: RunFolder, without: Sequence[str]) -> None:
+    """Only hosts of the run's cluster can be left out, and not all of them."""
+    hosts = [name for name in read_plan(folder.plan).facts if name != LOCAL]
+    for name in without:
+        if name not in hosts:
+            todo = nearest(name, hosts) if hosts else "it runs on this machine alone"
+            raise InputError(f"{folder.id} does not run on a host {name}", todo=todo)
+    if hosts and set(hosts) <= set(without):
+        raise InputError("no host is left", todo=f"{folder.id} runs on {', '.join(hosts)}")
 
 
 def _check_data_unchanged(folder: RunFolder) -> None:

@@ -15,6 +15,7 @@ from engine.store import home, make_folder, write_atomically
 from engine.strict_yaml import read, refuse, sentences, to_yaml
 from hosts.inventory import LOCAL, HostEntry, Inventory
 from hosts.local import LocalTransport
+from hosts.probe import HostFacts, probe
 from hosts.site import Site
 from hosts.transport import HostProblem, Transport
 from models.settings import nearest
@@ -73,6 +74,12 @@ def write_inventory(new: Inventory) -> None:
     """Replace the inventory file. Comments in it do not survive."""
     make_folder(home())
     write_atomically(inventory_path(), to_yaml(new.to_data()))
+
+
+def interface_of(cluster: str) -> str | None:
+    """The network interface of a cluster, where the inventory names one."""
+    known = inventory().clusters.get(cluster)
+    return known.interface if known else None
 
 
 def entries(name: str, known: Inventory | None = None) -> list[HostEntry]:
@@ -187,3 +194,22 @@ def unreachable(problems: Sequence[HostProblem]) -> HostError:
         why="; ".join(dict.fromkeys(p.why for p in problems if p.why)),
         todo="; ".join(dict.fromkeys(p.todo for p in problems if p.todo)),
     )
+
+
+def facts_of(sites: Sequence[Site]) -> list[tuple[Site, HostFacts]]:
+    """Each site with its facts, asked side by side; the connections are closed afterwards."""
+
+    def one(site: Site) -> HostFacts | HostProblem:
+        try:
+            return probe(site.transport, site.python, str(site.home))
+        except HostProblem as problem:
+            return problem
+        finally:
+            site.transport.close()
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(zip(sites, pool.map(one, sites), strict=True))
+    problems = [facts for _, facts in found if isinstance(facts, HostProblem)]
+    if problems:
+        raise unreachable(problems)
+    return [(site, facts) for site, facts in found if isinstance(facts, HostFacts)]

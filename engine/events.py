@@ -47,6 +47,7 @@ class RunStarted(Event):
     pid: int
     attempt: int
     host: str = "localhost"
+    without: list[str] = field(default_factory=list)  # hosts that this attempt leaves out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +110,15 @@ class StepFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepStopped(Event):
-    """The step was ended by a stop request; it goes on at resume."""
+    """The step was ended by a stop request or by the loss of a host (`what`); resume goes on."""
 
     kind: ClassVar[str] = "step_stopped"
     durable: ClassVar[bool] = True
     step: str
+    what: str = ""
+    why: str = ""
+    todo: str = ""
+    log: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +169,7 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class HostSilent(Event):
-    """A host said nothing for `seconds`."""
+    """A host said nothing for `seconds`; 0: it is heard again."""
 
     kind: ClassVar[str] = "host_silent"
     host: str
@@ -207,6 +212,7 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "dict[str, Any]": (dict,),
     "list[dict[str, str]]": (list,),
+    "list[str]": (list,),
 }
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from engine.errors import InputError
 from engine.strict_yaml import Source, plain_copy, read, refuse, sentences
+from hosts.inventory import LOCAL
 from models import catalog
 from models.settings import nearest, resolve
 
@@ -142,7 +143,7 @@ class Recipe(_Part):
 
     dataset: Dataset
     model: Model = Model()
-    cluster: Literal["localhost"] = "localhost"
+    cluster: str = LOCAL
     split: Split = Split()
     etl: Etl = Etl()
     train: Train = Train()

@@ -1,8 +1,9 @@
-"""The run process: `python -m engine.run FOLDER [--attempt]`, in a session of its own.
+"""The run process: `python -m engine.run FOLDER [HOST ...]`, in a session of its own.
 
-It takes the lock, executes the plan step by step, and alone writes the run's events. SIGTERM asks
-for a good end (a checkpoint first), a second one for a quick end. Whatever kills it, a later
-`resume` replays the events and goes on with what is not whole.
+It takes the lock, executes the plan step by step, and alone writes the run's events. The hosts
+named are left out of its cluster. SIGTERM asks for a good end (a checkpoint first), a second one
+for a quick end. Whatever kills it, a later `resume` replays the events and goes on with what is
+not whole.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from engine import events as ev
 from engine.clusters import local_site
-from engine.errors import AiokError, EnvironmentProblem, ExitCode, RunStopped
+from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostLost, RunStopped
 from engine.plan import Plan, Step, is_whole, read_plan
 from engine.state import RunState, fold
 from engine.steps.context import Context
@@ -59,7 +61,9 @@ class StopSignals:
 class RunProcess:
     """Executes one plan."""
 
-    def __init__(self, folder: RunFolder, signals: StopSignals) -> None:
+    def __init__(
+        self, folder: RunFolder, signals: StopSignals, without: Sequence[str] = ()
+    ) -> None:
         self.folder, self.signals = folder, signals
         self.plan: Plan = read_plan(folder.plan)
         self.state: RunState = fold(read_events(folder.events, 0)[0])
@@ -78,6 +82,7 @@ class RunProcess:
             site=local_site(),
             code=code,
             stop_level=self._stop_level,
+            without=tuple(without),
         )
 
     def _stop_level(self) -> int:
@@ -88,7 +93,10 @@ class RunProcess:
 
     def run(self) -> ExitCode:
         """All steps in order; the exit code says how it ended, and so does the last event."""
-        self.context.emit(ev.RunStarted, pid=os.getpid(), attempt=self.context.attempt)
+        self.context.emit(
+            ev.RunStarted, pid=os.getpid(), attempt=self.context.attempt,
+            without=list(self.context.without),
+        )  # fmt: skip
         self._sweep_earlier_attempts()
         status, code = "done", ExitCode.OK
         for step in self.plan.steps:
@@ -96,8 +104,8 @@ class RunProcess:
                 if self._stop_level():
                     raise RunStopped("stopped on request")
                 self._do(step)
-            except RunStopped:
-                self.context.emit(ev.StepStopped, step=step.id)
+            except RunStopped as stop:
+                self._tell_stop(step, stop)
                 status, code = "stopped", ExitCode.STOPPED
                 break
             except AiokError as error:
@@ -120,6 +128,15 @@ class RunProcess:
                 break
         self.context.emit(ev.RunEnded, status=status, exit_code=int(code))
         return code
+
+    def _tell_stop(self, step: Step, stop: RunStopped) -> None:
+        if not isinstance(stop, HostLost):
+            self.context.emit(ev.StepStopped, step=step.id)
+            return
+        self.context.emit(
+            ev.StepStopped, step=step.id, what=stop.what, why=stop.why, log=stop.log,
+            todo=stop.todo.replace("RUN", self.folder.id),
+        )  # fmt: skip
 
     def _tell_failure(self, step: Step, error: AiokError) -> None:
         self.context.emit(
@@ -269,7 +286,7 @@ def main(argv: list[str]) -> int:
             print(f"{folder.id} is already running", file=sys.stderr)
             return ExitCode.BAD_INPUT
         try:
-            return int(RunProcess(folder, signals).run())
+            return int(RunProcess(folder, signals, argv[2:]).run())
         except AiokError as error:
             log = EventLog(folder.events)
             log.append(ev.RunStarted(t=time.time(), pid=os.getpid(), attempt=0))

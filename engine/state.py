@@ -83,7 +83,7 @@ class StepState:
     command: str = ""
     result: dict[str, Any] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)  # (level, text)
-    problem: ev.StepFailed | None = None
+    problem: ev.StepFailed | ev.StepStopped | None = None
 
     @property
     def fraction(self) -> float | None:
@@ -130,8 +130,8 @@ class RunState:
         return None
 
     @property
-    def problem(self) -> ev.StepFailed | None:
-        """Why the run failed, if it did."""
+    def problem(self) -> ev.StepFailed | ev.StepStopped | None:
+        """Why the run failed, or what it lost, if it did."""
         return next((s.problem for s in self.steps.values() if s.problem), None)
 
     def result(self, kind: str) -> dict[str, Any]:
@@ -173,6 +173,7 @@ def _(event: ev.RunStarted, state: RunState) -> None:
     state.status, state.pid, state.attempt = RunStatus.RUNNING, event.pid, event.attempt
     state.started = state.started or event.t
     state.ended = state.exit_code = None
+    state.silent_hosts = {}
     for step in state.steps.values():
         if not step.status.is_whole:
             step.status, step.problem = StepStatus.WAITING, None
@@ -216,6 +217,7 @@ def _(event: ev.StepFailed, state: RunState) -> None:
 def _(event: ev.StepStopped, state: RunState) -> None:
     step = _step(state, event.step)
     step.status, step.ended = StepStatus.STOPPED, event.t
+    step.problem = event if event.what else None
 
 
 @_apply.register
@@ -250,7 +252,10 @@ def _(event: ev.CheckpointSaved, state: RunState) -> None:
 
 @_apply.register
 def _(event: ev.HostSilent, state: RunState) -> None:
-    state.silent_hosts[event.host] = event.seconds
+    if event.seconds > 0:
+        state.silent_hosts[event.host] = event.seconds
+    else:
+        state.silent_hosts.pop(event.host, None)
 
 
 @_apply.register

@@ -68,7 +68,7 @@ class Listener:
         """One second of the host's resources."""
 
     def silent(self, host: str, seconds: float) -> None:
-        """Nothing was heard from the host for a while."""
+        """Nothing was heard from the host for so long; 0: it is heard again."""
 
 
 class _Outcome:
@@ -113,11 +113,13 @@ def run_worker(
     listener: Listener,
     stop_level: Callable[[], int] = lambda: 0,
     log: str = "",
+    fetch: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Run a worker to its end and return its result values.
 
     It starts on the first of `sites`; on the others agents watch the ranks that arrive there.
-    `stop_level` is 0 to go on, 1 to end well, 2 to end at once. Raises InputError, StepFailed,
+    `stop_level` is 0 to go on, 1 to end well, 2 to end at once; `fetch` is called after a success,
+    before the job's folder goes. Raises InputError, StepFailed,
     HostError, HostLost or RunStopped; whatever happens, no process of the job is left on a host
     that can be reached, and none for longer than `grace_s` on one that cannot.
     """
@@ -140,10 +142,16 @@ def run_worker(
         if not swept:
             group.sweep()
         group.leave()
-    for site in sites:
-        with contextlib.suppress(HostProblem):  # what is left there is cleared at the next start
-            site.transport.run(["rm", "-rf", str(site.job(launch.job))])
-    return _judge(outcome, launch, sites[0].name, stop_level(), log)
+    try:
+        result = _judge(outcome, launch, sites[0].name, stop_level(), log)
+        fetch()
+        return result
+    except HostProblem as problem:
+        raise HostLost(f"{problem.host}: {problem.what}", why=problem.why, log=log) from None
+    finally:
+        for site in sites:
+            with contextlib.suppress(HostProblem):  # what is left is cleared at the next start
+                site.transport.run(["rm", "-rf", str(site.job(launch.job))])
 
 
 def _jobs(sites: Sequence[Site], launch: Launch) -> tuple[Job, list[Job]]:
@@ -161,6 +169,7 @@ def _follow(
 ) -> None:  # fmt: skip
     """Relay until the head's agent says that the job has ended; HostLost for a silent host."""
     told, told_at = 0, 0.0
+    quiet: set[str] = set()
     head = group.head.host
     while outcome.end is None:
         now = time.monotonic()
@@ -174,7 +183,11 @@ def _follow(
             outcome.take(frame, host, head, listener)
         for host, seconds in group.silent().items():
             if seconds > SILENT_S:
+                quiet.add(host)
                 listener.silent(host, seconds)
+            elif host in quiet:
+                quiet.discard(host)
+                listener.silent(host, 0.0)
             if seconds > launch.grace_s:
                 raise _lost_host(host, seconds, group.problem_of(host), outcome, log)
     for host, frame in group.finish():

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hosts.job import AGENT
 from hosts.transport import HostProblem, Transport
 
 
@@ -37,12 +38,72 @@ class HostFacts:
         return bool({"amx_bf16", "avx512_bf16"} & set(self.isa))
 
 
-def probe(transport: Transport, python: str, agent: str, folder: str) -> HostFacts:
-    """Ask a host for its facts; `folder` is the place whose disk counts."""
-    done = transport.run([python, "-I", "-S", agent, "probe", folder], timeout_s=30)
+def probe(transport: Transport, python: str, folder: str) -> HostFacts:
+    """Ask a host for its facts; `folder` is the place whose disk counts. Nothing is put there."""
+    done = transport.run(
+        [python, "-I", "-S", "-", "probe", folder], stdin=AGENT.read_bytes(), timeout_s=30
+    )
     try:
         said: dict[str, Any] = json.loads(done.stdout)
         return HostFacts(**{f.name: said[f.name] for f in fields(HostFacts)})
     except (ValueError, KeyError, TypeError):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise HostProblem(transport.host, f"the probe failed: {last}") from None
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which way a host takes to an address: its interface and its own address on it."""
+
+    interface: str
+    address: str
+
+
+ROUTE = """
+import fcntl, socket, struct, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    probe.connect((sys.argv[1], 9))  # UDP: nothing is sent
+    own = probe.getsockname()[0]
+    for _, name in socket.if_nameindex():
+        try:
+            answer = fcntl.ioctl(probe.fileno(), 0x8915, struct.pack("256s", name.encode()[:15]))
+        except OSError:
+            continue
+        if socket.inet_ntoa(answer[20:24]) == own:
+            print(name, own)
+"""
+
+
+def route_to(transport: Transport, python: str, address: str) -> Route:
+    """The way from a host to an address; HostProblem when there is none."""
+    done = transport.run([python, "-I", "-S", "-c", ROUTE, address], timeout_s=20)
+    words = done.stdout.split()
+    if len(words) != 2:
+        last = (done.stderr.strip().splitlines() or ["no interface has that address"])[-1]
+        raise HostProblem(
+            transport.host, f"it has no way to {address}", last,
+            "check the address, or set cluster_address and interface in the inventory",
+        )  # fmt: skip
+    return Route(words[0], words[1])
+
+
+FREE_PORT = """
+import socket, sys
+for port in range(int(sys.argv[2]), int(sys.argv[3])):
+    with socket.socket() as trial:
+        try:
+            trial.bind((sys.argv[1], port))
+        except OSError:
+            continue
+    print(port)
+    break
+"""
+
+
+def free_port(transport: Transport, python: str, address: str, first: int, last: int) -> int:
+    """A port of a host on which nobody listens, first <= port <= last; HostProblem if none is."""
+    argv = [python, "-I", "-S", "-c", FREE_PORT, address, str(first), str(last + 1)]
+    said = transport.run(argv, timeout_s=20).stdout.strip()
+    if not said.isdigit():
+        raise HostProblem(transport.host, f"no port from {first} to {last} is free on {address}")
+    return int(said)

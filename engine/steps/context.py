@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from engine.plan import Plan, Step
 from engine.store import EventLog, RunFolder, cache_folder
 from engine.work import Launch, Listener, LogFile, clean, run_worker, write_spec
 from hosts import mpi
+from hosts.inventory import LOCAL
 from hosts.probe import HostFacts
 from hosts.site import Site
 from models import catalog, messages
@@ -34,6 +36,7 @@ class Context:
     site: Site
     code: Path
     stop_level: Callable[[], int]
+    without: tuple[str, ...] = ()  # hosts of the cluster that this attempt leaves out
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def emit(self, cls: type[ev.Event], **fields: Any) -> None:
@@ -51,11 +54,24 @@ class Context:
     @property
     def facts(self) -> HostFacts:
         """Facts of the host the steps run on."""
-        return HostFacts(**self.plan.facts["localhost"])
+        return HostFacts(**self.plan.facts[LOCAL])
 
     def job(self, step: Step) -> str:
         """The name of a step's job in this attempt; the tag of its processes."""
         return f"{self.folder.id}.{step.id}.{self.attempt}"
+
+    @property
+    def cluster(self) -> str:
+        """The cluster of this run, or localhost."""
+        return str(self.value("cluster"))
+
+    def cluster_hosts(self) -> dict[str, HostFacts]:
+        """The hosts that this attempt works on, the head first, as they were when planned."""
+        return {
+            name: HostFacts(**facts)
+            for name, facts in self.plan.facts.items()
+            if name != LOCAL and name not in self.without
+        }
 
     def work_folder(self, step: Step) -> Path:
         """Scratch space of a step; removed when the step is whole."""
@@ -69,10 +85,15 @@ class StepListener(Listener):
         self._context, self._step = context, step
         self._log = LogFile(context.folder.logs(step.id) / "output.log")
         self._last_progress = 0.0
-        self._silent_told = 0.0
+        self._silent_told: dict[str, float] = {}
 
     def output(self, text: str) -> None:
         self._log.write(text)
+
+    def command(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        """Begin the log with the exact command, so that anyone can repeat it by hand."""
+        exports = [f"{key}={value}" for key, value in env.items()]
+        self.output(f"$ {shlex.join(['env', *exports, *argv])}\n")
 
     def close(self) -> None:
         """Close the log file."""
@@ -85,8 +106,8 @@ class StepListener(Listener):
             file.write(json.dumps({"host": host, **sample}) + "\n")
 
     def silent(self, host: str, seconds: float) -> None:
-        if time.monotonic() - self._silent_told > 1.0:
-            self._silent_told = time.monotonic()
+        if not seconds or time.monotonic() - self._silent_told.get(host, 0.0) > 1.0:
+            self._silent_told[host] = time.monotonic()
             self._context.emit(ev.HostSilent, host=host, seconds=round(seconds, 1))
 
     def message(self, message: messages.Message, rank: int) -> None:
@@ -111,6 +132,10 @@ class StepListener(Listener):
             emit(ev.CheckpointSaved, step=step, step_count=message.step)
 
 
+# No .pyc is written into the shared copy of the code, and output is seen when it is said.
+PYTHON_VARIABLES = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "KMP_BLOCKTIME": "1"}
+
+
 def run_step_worker(
     context: Context, step: Step, spec: Mapping[str, Any], ranks: int = 0
 ) -> dict[str, Any]:
@@ -121,20 +146,13 @@ def run_step_worker(
     spec_file = write_spec(logs / "spec.json", spec)
     argv = [f"{prefix}/bin/python", "-m", worker.module, str(spec_file)]
     threads = str(spec.get("cores") or spec.get("threads") or 1)
-    env = {
-        "PYTHONPATH": str(context.code),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": threads,
-        "KMP_BLOCKTIME": "1",
-    }
+    env = {"PYTHONPATH": str(context.code), "OMP_NUM_THREADS": threads, **PYTHON_VARIABLES}
     if ranks:
         layout = mpi.plan_layout(context.facts, ranks)
         argv, launch_env = mpi.launch(str(prefix), layout, argv)
         env.update(launch_env)
-    exports = " ".join(f"{key}={value}" for key, value in env.items())
     listener = StepListener(context, step)
-    listener.output(f"$ {exports} {' '.join(argv)}\n")
+    listener.command(argv, env)
     try:
         return run_worker(
             [context.site],

@@ -7,8 +7,10 @@ from typing import Any
 
 from engine.plan import Step
 from engine.steps.context import Context, run_step_worker
+from engine.steps.train_over_hosts import train_over_hosts
 from engine.work import jobs_folder
 from hosts import mpi
+from hosts.inventory import LOCAL
 
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
@@ -16,22 +18,31 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     ranks = int(step.settings["ranks"])
     checkpoints = context.folder.path / "checkpoints" / step.id
     checkpoints.mkdir(parents=True, exist_ok=True)
+    if context.cluster != LOCAL:
+        return train_over_hosts(context, step, _spec(context, step, ranks), checkpoints, output)
     meeting = jobs_folder() / f"{context.folder.id}.{step.id}.{context.attempt}.rendezvous"
     meeting.unlink(missing_ok=True)
     spec = {
-        "model": step.settings["model"],
-        "settings": step.settings["settings"],
+        **_spec(context, step, ranks),
         "data": str(context.output_of("etl")),
         "output": str(output),
         "checkpoints": str(checkpoints),
-        "checkpoint_s": float(context.value("train.checkpoint_s")),
-        "ranks": ranks,
         "threads": mpi.plan_layout(context.facts, ranks).threads,
         "rendezvous": f"file://{meeting}",
-        "seed": step.settings["seed"],
-        "goal": step.settings["goal"],
     }
     try:
         return run_step_worker(context, step, spec, ranks=ranks)
     finally:
         meeting.unlink(missing_ok=True)
+
+
+def _spec(context: Context, step: Step, ranks: int) -> dict[str, Any]:
+    """What does not depend on where the ranks lie."""
+    return {
+        "model": step.settings["model"],
+        "settings": step.settings["settings"],
+        "checkpoint_s": float(context.value("train.checkpoint_s")),
+        "ranks": ranks,
+        "seed": step.settings["seed"],
+        "goal": step.settings["goal"],
+    }

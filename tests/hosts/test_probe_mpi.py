@@ -19,7 +19,7 @@ from hosts.probe import HostFacts, probe
 
 def facts_of(numa: list[list[int]]) -> HostFacts:
     cores = [core for node in numa for core in node]
-    base = probe(LocalTransport(), sys.executable, str(AGENT), "/")
+    base = probe(LocalTransport(), sys.executable, "/")
     return replace(base, cores=cores, numa=numa, physical_cores=len(cores))
 
 
@@ -27,7 +27,7 @@ BASE = facts_of([[0, 1]])
 
 
 def test_probe_agrees_with_the_system(tmp_path: Path) -> None:
-    facts = probe(LocalTransport(), sys.executable, str(AGENT), str(tmp_path / "not" / "there"))
+    facts = probe(LocalTransport(), sys.executable, str(tmp_path / "not" / "there"))
     assert facts.cores == sorted(os.sched_getaffinity(0))
     assert facts.hostname == os.uname().nodename
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30

@@ -1,0 +1,234 @@
+"""Train over the hosts of a cluster: what they need goes there, what they saved comes back.
+
+Every host has a full copy of the training data and of the newest checkpoint; rank 0 of the head
+writes checkpoints and the result, which are fetched as soon as they are whole, so that any host,
+the head too, may be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import Any
+
+from engine import clusters
+from engine import events as ev
+from engine.advisor import ClusterHost
+from engine.environments import lock_of
+from engine.errors import HostError
+from engine.plan import Step
+from engine.steps.context import PYTHON_VARIABLES, Context, StepListener
+from engine.store import remove_tree
+from engine.work import Launch, run_of_job, run_worker, write_spec
+from hosts import folders, mpi
+from hosts.job import sweep_job
+from hosts.probe import free_port, route_to
+from hosts.site import Site
+from hosts.transport import HostProblem
+from models import catalog, messages
+
+KEPT = 2  # checkpoints: the newest may be torn by a full disk
+PORTS = (29500, 29599)  # the ranks meet at one of them, on the head
+
+
+class ClusterTraining:
+    """One attempt at a training step on connected hosts, the head first."""
+
+    def __init__(self, context: Context, step: Step, sites: Sequence[Site]) -> None:
+        self.context, self.step, self.sites = context, step, sites
+        self.head = sites[0]
+        self.job = context.job(step)
+        self.place = self.head.job(self.job)
+        self.kept = self.head.home / "checkpoints" / f"{context.folder.id}.{step.id}"
+
+    def at_each(self, what: Callable[[Site], Any]) -> list[Any]:
+        """Do something on every host side by side; HostError lists all hosts where it failed."""
+
+        def one(site: Site) -> Any:
+            try:
+                return what(site)
+            except HostProblem as problem:
+                return problem
+
+        with ThreadPoolExecutor(clusters.AT_ONCE) as pool:
+            found = list(pool.map(one, self.sites))
+        if problems := [item for item in found if isinstance(item, HostProblem)]:
+            raise clusters.unreachable(problems)
+        return found
+
+    def clear(self) -> None:
+        """End and remove what earlier attempts left on the hosts."""
+
+        def one(site: Site) -> None:
+            jobs = site.home / "jobs"
+            for name in site.transport.run(["ls", "-1", str(jobs)]).stdout.splitlines():
+                if run_of_job(name) == self.context.folder.id:
+                    agent = str(site.code(self.context.code.name) / "agent.py")
+                    sweep_job(site.transport, site.python, agent, str(jobs / name))
+                    site.transport.run(["rm", "-rf", str(jobs / name)])
+            site.transport.run(["rm", "-rf", str(self.kept)])
+
+        self.at_each(one)
+
+    def send(self, checkpoints: Path) -> None:
+        """Training data and the newest checkpoint to every host that lacks them."""
+        identity = self.context.plan.step("etl").identity
+        whole = sorted(checkpoints.glob("step-*"))
+        lock, done = Lock(), dict.fromkeys((site.name for site in self.sites), (0, 0))
+
+        def tell(site: Site) -> Callable[[int, int], None]:
+            def progress(sent: int, total: int) -> None:
+                with lock:
+                    done[site.name] = (sent, total)
+                    parts = list(done.values())
+                self.context.emit(
+                    ev.StepProgressed, step=self.step.id, phase="send data", unit="bytes",
+                    done=sum(part[0] for part in parts), total=sum(part[1] for part in parts),
+                )  # fmt: skip
+
+            return progress
+
+        def one(site: Site) -> None:
+            target = site.output(identity)
+            site.transport.run(["mkdir", "-p", str(target.parent), str(self.kept)])
+            folders.send_folder(site, self.context.output_of("etl"), target, tell(site))
+            if whole:
+                folders.send_folder(site, whole[-1], self.kept / whole[-1].name)
+
+        self.at_each(one)
+
+    def spec(self, plain: Mapping[str, Any], layouts: Sequence[mpi.HostRanks]) -> dict[str, Any]:
+        """The worker's spec: the same for all ranks, since all hosts have the same paths."""
+        port = free_port(self.head.transport, self.head.python, self.head.address, *PORTS)
+        return {
+            **plain,
+            "data": str(self.head.output(self.context.plan.step("etl").identity)),
+            "output": str(self.place / "output"),
+            "checkpoints": str(self.kept),
+            "ranks": sum(host.layout.ranks for host in layouts),
+            "threads": min(host.layout.threads for host in layouts),
+            "rendezvous": f"tcp://{self.head.address}:{port}",
+        }
+
+    def layouts(self) -> list[mpi.HostRanks]:
+        """Which host gets how many ranks, on which cores."""
+        facts = self.context.cluster_hosts()
+        capacity = [
+            ClusterHost(name=site.name, slots=site.slots, facts=facts[site.name]).capacity
+            for site in self.sites
+        ]
+        planned = next(v for v in self.context.plan.values if v.key == "train.ranks")
+        ranks = sum(capacity) if planned.origin == "advisor" else int(planned.value)
+        return [
+            mpi.HostRanks(
+                host=site.name, address=site.address,
+                layout=mpi.plan_layout(facts[site.name], share),
+            )
+            for site, share in zip(self.sites, mpi.share_ranks(capacity, ranks), strict=True)
+            if share
+        ]  # fmt: skip
+
+    def run(self, plain: Mapping[str, Any], checkpoints: Path, output: Path) -> dict[str, Any]:
+        """Train; the result lies in `output`, checkpoints in `checkpoints` while it goes on."""
+        layouts = self.layouts()
+        names = [host.host for host in layouts]
+        sites = [site for site in self.sites if site.name in names]
+        logs = self.context.folder.logs(self.step.id)
+        spec_file = write_spec(logs / "spec.json", self.spec(plain, layouts))
+        self.at_each(lambda site: site.transport.put(spec_file, str(self.place / "spec.json")))
+        self.head.transport.run(["mkdir", "-p", str(self.place / "output")])
+        argv, env = self.command(layouts)
+        listener = ClusterListener(self.context, self.step, self.head, checkpoints)
+        listener.command(argv, env)
+        launch = Launch(
+            job=self.job, code=self.context.code.name, argv=argv, env=env,
+            ranks=sum(host.layout.ranks for host in layouts),
+            grace_s=float(self.context.value("faults.grace_s")),
+            hosts=[host.host for host in layouts for _ in range(host.layout.ranks)],
+        )  # fmt: skip
+        try:
+            return run_worker(
+                sites, launch, listener, self.context.stop_level, log=str(logs / "output.log"),
+                fetch=lambda: folders.fetch_folder(self.head, self.place / "output", output),
+            )  # fmt: skip
+        finally:
+            listener.close()
+
+    def command(self, layouts: Sequence[mpi.HostRanks]) -> tuple[list[str], dict[str, str]]:
+        """What the head starts."""
+        worker = catalog.load(self.context.plan.model).workers[self.step.worker]
+        prefix = str(self.head.environment(lock_of(self.step.environment)))
+        argv = [f"{prefix}/bin/python", "-m", worker.module, str(self.place / "spec.json")]
+        if len(layouts) == 1:
+            argv, env = mpi.launch(prefix, layouts[0].layout, argv)
+        else:
+            interface = clusters.interface_of(self.context.cluster)
+            interface = (
+                interface
+                or route_to(self.head.transport, self.head.python, layouts[1].address).interface
+            )
+            argv, env = mpi.launch_over_hosts(
+                prefix, str(self.head.ssh / "rsh"), interface, layouts, argv
+            )
+        code = str(self.head.code(self.context.code.name))
+        return argv, {"PYTHONPATH": code, **PYTHON_VARIABLES, **env}
+
+
+class ClusterListener(StepListener):
+    """Fetches each checkpoint when its rank says that it is whole; then it is told."""
+
+    def __init__(self, context: Context, step: Step, head: Site, checkpoints: Path) -> None:
+        super().__init__(context, step)
+        self._head, self._folder = head, checkpoints
+        self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch checkpoints")
+
+    def message(self, message: messages.Message, rank: int) -> None:
+        if isinstance(message, messages.Saved) and rank == 0:
+            self._fetcher.submit(self._fetch, PurePosixPath(message.path), message)
+        else:
+            super().message(message, rank)
+
+    def _fetch(self, path: PurePosixPath, message: messages.Saved) -> None:
+        """Told when it is here: only then the loss of the head cannot lose it."""
+        try:
+            folders.fetch_whole(self._head, path, self._folder / path.name)
+        except (HostProblem, OSError) as problem:
+            text = f"the checkpoint of step {message.step} could not be fetched: {problem}"
+            super().message(messages.Note(text=text, level="warning"), 0)
+            return
+        for old in sorted(self._folder.glob("step-*"))[:-KEPT]:
+            remove_tree(old)
+        super().message(message, 0)
+
+    def close(self) -> None:
+        self._fetcher.shutdown(wait=True)
+        super().close()
+
+
+def train_over_hosts(
+    context: Context, step: Step, plain: Mapping[str, Any], checkpoints: Path, output: Path
+) -> dict[str, Any]:
+    """Train on the run's cluster; `plain` is the part of the spec that does not name a place."""
+    sites = clusters.connect(context.cluster, without=context.without)
+    known = list(context.cluster_hosts())
+    sites = [site for site in sites if site.name in known]
+    homes = {str(site.home) for site in sites}
+    if len(homes) > 1:
+        raise HostError(
+            f"the hosts of {context.cluster} keep their files in different places: "
+            + ", ".join(sorted(homes)),
+            why="mpirun starts the same command on all of them",
+            todo="set the same work_folder for all of them in the inventory",
+        )
+    training = ClusterTraining(context, step, sites)
+    try:
+        training.clear()
+        training.send(checkpoints)
+        result = training.run(plain, checkpoints, output)
+        training.clear()
+        return result
+    finally:
+        for site in sites:
+            site.transport.close()
