@@ -350,6 +350,70 @@ def hosts_probe(json: Json = False) -> None:
     output.print_facts(api.host_facts(), json)
 
 
+@hosts_app.command("add")
+def hosts_add(
+    place: Annotated[str, typer.Argument(help="[USER@]ADDRESS of the host.")],
+    name: Annotated[str | None, typer.Option(help="Its name; by default h1, h2, ...")] = None,
+    cluster: Annotated[str | None, typer.Option(help="The cluster it joins.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Your private key for it.")] = None,
+    agent: Annotated[bool, typer.Option("--agent", help="Ask your ssh-agent too.")] = False,
+    password: Annotated[bool, typer.Option("--password", help="Ask for a password.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 22,
+    jump: Annotated[str | None, typer.Option(help="The host through which it is reached.")] = None,
+    work_folder: Annotated[str | None, typer.Option(help="Where aiok keeps its files.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Ranks it takes.")] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="SHA256:... of its key, to add without a question.")
+    ] = None,
+) -> None:
+    """Add a host: compare its key's fingerprint once, it is pinned from then on."""
+    from aiok_tui import hosts
+
+    fields = {"key": str(key) if key else None, "agent": agent or None, "port": port,
+              "password": password or None, "jump": jump, "work_folder": work_folder,
+              "slots": slots}  # fmt: skip
+    hosts.add(place, name, cluster, fields, fingerprint)
+
+
+@hosts_app.command("list")
+def hosts_list(json: Json = False) -> None:
+    """List hosts and clusters."""
+    from aiok_tui import hosts
+
+    hosts.print_inventory(json)
+
+
+@hosts_app.command("up")
+def hosts_up(
+    cluster: Annotated[str, typer.Argument(help="A cluster, or one host.")],
+    env: Annotated[list[str] | None, typer.Option(help="An environment to install.")] = None,
+    json: Json = False,
+) -> None:
+    """Make hosts ready: code, environments, keys between them. Changes nothing twice."""
+    from aiok_tui import hosts
+
+    raise typer.Exit(hosts.up(cluster, env or ["torch"], json))
+
+
+@hosts_app.command("down")
+def hosts_down(
+    cluster: Annotated[str, typer.Argument(help="A cluster, or one host.")], json: Json = False
+) -> None:
+    """Take everything of aiok off the hosts again, keys included."""
+    from aiok_tui import hosts
+
+    raise typer.Exit(hosts.down(cluster, json))
+
+
+@hosts_app.command("remove")
+def hosts_remove(name: str) -> None:
+    """Forget a host and its pinned key."""
+    from engine import host_jobs
+
+    host_jobs.remove(name)
+    print(f"{name} is forgotten")
+
+
 @env_app.command("list")
 def env_list(json: Json = False) -> None:
     """List the environments and whether they are installed."""

@@ -23,6 +23,8 @@ from models.settings import nearest
 if TYPE_CHECKING:  # paramiko takes a fifth of a second to import
     from hosts.ssh import SshTransport
 
+__all__ = ["HostEntry", "Inventory"]  # for the front ends, which see no hosts
+
 AT_ONCE = 8  # connections opened side by side: sshd drops more than ten that are not logged in
 WORK_FOLDER = ".local/share/aiok"  # in the user's home on a host
 Password = Callable[[HostEntry], str]
@@ -159,14 +161,10 @@ def find_python(entry: HostEntry, transport: Transport) -> str:
     )  # fmt: skip
 
 
-def connect(
-    name: str, *, without: Sequence[str] = (), password: Password | None = None
-) -> list[Site]:
-    """The hosts of a cluster, reached side by side; HostError lists all that cannot be."""
-    known = inventory()
-    wanted = [entry for entry in entries(name, known) if entry.name not in without]
-    if not wanted:
-        raise InputError(f"no host of {name} is left", todo="leave fewer hosts out")
+def reach(
+    wanted: Sequence[HostEntry], known: Inventory, password: Password | None = None
+) -> tuple[list[Site], list[HostProblem]]:
+    """The hosts that answer, and what is wrong with the others; all are tried side by side."""
 
     def one(entry: HostEntry) -> Site | HostProblem:
         transport = transport_to(entry.name, known, password)
@@ -178,13 +176,29 @@ def connect(
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(one, wanted))
-    problems = [item for item in found if isinstance(item, HostProblem)]
+    return (
+        [item for item in found if isinstance(item, Site)],
+        [item for item in found if isinstance(item, HostProblem)],
+    )
+
+
+def connect(name: str, without: Sequence[str] = ()) -> list[Site]:
+    """The hosts of a cluster, all of them or none; HostError lists all that cannot be reached."""
+    known = inventory()
+    wanted = [entry for entry in entries(name, known) if entry.name not in without]
+    if not wanted:
+        raise InputError(f"no host of {name} is left", todo="leave fewer hosts out")
+    sites, problems = reach(wanted, known)
     if problems:
-        for item in found:
-            if isinstance(item, Site):
-                item.transport.close()
+        leave(sites)
         raise unreachable(problems)
-    return [item for item in found if isinstance(item, Site)]
+    return sites
+
+
+def leave(sites: Sequence[Site]) -> None:
+    """Close the connections."""
+    for site in sites:
+        site.transport.close()
 
 
 def unreachable(problems: Sequence[HostProblem]) -> HostError:

@@ -13,7 +13,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from hosts import installer
@@ -49,7 +49,7 @@ def local_python() -> str:
     return str(getattr(sys, "_base_executable", sys.executable))
 
 
-def is_installed(transport: Transport, folder: str | Path) -> bool:
+def is_installed(transport: Transport, folder: str | PurePath) -> bool:
     """Whether a host has the whole environment (its marker is written last). One command."""
     return transport.run(["test", "-f", f"{folder}/{installer.MARKER}"]).code == 0
 
@@ -58,7 +58,7 @@ def install(
     transport: Transport,
     lock: Lock,
     wheels: Sequence[Path],
-    folder: str | Path,
+    folder: str | PurePath,
     python: str,
     progress: Progress = lambda phase, done, total: None,
     cores: int = 2,
@@ -99,7 +99,7 @@ def install(
     )
 
 
-def remove(transport: Transport, folder: str | Path, python: str) -> None:
+def remove(transport: Transport, folder: str | PurePath, python: str) -> None:
     """Take an environment off a host. Raises ProvisionError and HostProblem."""
     place = PurePosixPath(folder).parent
     if place.name != "envs":

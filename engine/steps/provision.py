@@ -6,10 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine import clusters, host_jobs
 from engine import events as ev
 from engine.environments import install_environment
+from engine.errors import RunStopped
 from engine.plan import Step
 from engine.steps.context import Context
+from hosts.inventory import LOCAL
+
+TOLD_S = 0.3
 
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
@@ -21,7 +26,7 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
 
         def report(phase: str, done: float, total: float, name: str = name) -> None:
             nonlocal last
-            if time.monotonic() - last < 0.3 and done < total:
+            if time.monotonic() - last < TOLD_S and done < total:
                 return
             last = time.monotonic()
             context.emit(
@@ -32,4 +37,30 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
         fresh = install_environment(name, context.site.transport, report, context.stop_level)
         if fresh:
             seconds[name] = round(time.monotonic() - begun, 1)
-    return {"installed": seconds, "environments": list(context.plan.environments)}
+    result: dict[str, Any] = {"installed": seconds, "environments": list(context.plan.environments)}
+    if context.cluster != LOCAL:
+        result["hosts"] = _hosts(context, step)
+    return result
+
+
+def _hosts(context: Context, step: Step) -> dict[str, int]:
+    """Complete the hosts of the cluster; how much was changed on each."""
+    needed = {s.environment for s in context.plan.steps if s.host == context.cluster}
+    last: dict[str, float] = {}
+
+    def report(host: str, phase: str, done: float, total: float) -> None:
+        if context.stop_level():
+            raise RunStopped("stopped on request")
+        if time.monotonic() - last.get(host, 0.0) < TOLD_S and done < total:
+            return
+        last[host] = time.monotonic()
+        phase = f"{host}: {phase}" if host else phase
+        context.emit(ev.StepProgressed, step=step.id, phase=phase, done=done, total=total, unit="")
+
+    sites = clusters.connect(context.cluster, without=context.without)
+    try:
+        outcomes = host_jobs.up(context.cluster, sorted(needed), report, sites=sites)
+    finally:
+        clusters.leave(sites)
+    host_jobs.refuse(outcomes)
+    return {outcome.host: len(outcome.changed) for outcome in outcomes}

@@ -230,5 +230,4 @@ def train_over_hosts(
         training.clear()
         return result
     finally:
-        for site in sites:
-            site.transport.close()
+        clusters.leave(sites)

@@ -1,0 +1,312 @@
+"""What a person does with hosts: add, remove, up, down. `check` is in engine/preflight.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from engine import clusters, environments
+from engine.clusters import Password
+from engine.code import deploy
+from engine.errors import AiokError, EnvironmentProblem, HostError, InputError
+from engine.store import home, make_folder, remove_tree, write_atomically
+from hosts import provision
+from hosts.inventory import Cluster, Host, HostEntry, Inventory
+from hosts.site import Site
+from hosts.transport import HostProblem
+from models.settings import nearest
+
+if TYPE_CHECKING:
+    from hosts.bringup import Member, Wanted
+
+Progress = Callable[[str, str, float, float], None]
+"""Called with (host, phase, done, total)."""
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """What a host shows before any login."""
+
+    entry: HostEntry
+    fingerprint: str
+    line: str
+
+
+# --- the inventory --------------------------------------------------------------------------------
+
+
+def describe(name: str, fields: dict[str, Any]) -> Inventory:
+    """The inventory with one host more; InputError for a bad field or a name that is taken."""
+    known = clusters.inventory()
+    if name in known.hosts:
+        raise InputError(
+            f"there is already a host {name}", todo=f"aiok hosts remove {name}, or another name"
+        )
+    try:
+        host = Host.model_validate(fields)
+        return Inventory.model_validate(
+            {**known.model_dump(), "hosts": {**known.model_dump()["hosts"], name: host}}
+        )
+    except ValidationError as error:
+        item = error.errors()[0]
+        place = ".".join(str(part) for part in item["loc"]) or name
+        raise InputError(f"{place}: {item['msg'].removeprefix('Value error, ')}") from None
+
+
+def show_key(new: Inventory, name: str, password: Password | None = None) -> HostKey:
+    """The key a host shows; HostError when it does not answer, or its key is pinned otherwise."""
+    from hosts.ssh import scan_host_key
+
+    entry = new.entry(name)
+    jump = clusters.transport_to(entry.jump, new, password) if entry.jump else None
+    try:
+        fingerprint, line = scan_host_key(entry, jump)
+    except HostProblem as problem:
+        raise clusters.unreachable([problem]) from None
+    finally:
+        if jump is not None:
+            jump.close()
+    return HostKey(entry, fingerprint, line)
+
+
+def add(new: Inventory, key: HostKey, cluster: str | None) -> None:
+    """Write the host into the inventory and pin its key."""
+    if cluster is not None:
+        known = new.clusters.get(cluster)
+        members = [*(known.hosts if known else ()), key.entry.name]
+        grown = (known or Cluster(hosts=members)).model_copy(update={"hosts": members})
+        new = _checked(new.model_copy(update={"clusters": {**new.clusters, cluster: grown}}))
+    _pin(key.line)
+    clusters.write_inventory(new)
+
+
+def _checked(new: Inventory) -> Inventory:
+    try:
+        return Inventory.model_validate(new.model_dump())
+    except ValidationError as error:
+        text = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(text) from None
+
+
+def _pin(line: str) -> None:
+    path = clusters.known_hosts_path()
+    make_folder(path.parent).chmod(0o700)
+    name = line.split()[0]
+    kept = [
+        old
+        for old in (path.read_text(encoding="ascii").splitlines() if path.exists() else [])
+        if old.split()[:1] != [name]
+    ]
+    write_atomically(path, "\n".join([*kept, line]) + "\n")
+
+
+def remove(name: str) -> None:
+    """Forget a host and its key; EnvironmentProblem while its cluster is up."""
+    from hosts.ssh import known_name
+
+    known = clusters.inventory()
+    if name not in known.hosts:
+        raise InputError(
+            f"there is no host {name}",
+            todo=nearest(name, list(known.hosts)) if known.hosts else "the inventory has none",
+        )
+    cluster = known.cluster_of(name)
+    if cluster and clusters.identity_path(cluster).exists():
+        raise EnvironmentProblem(
+            f"{name} belongs to {cluster}, which is up", todo=f"aiok hosts down {name} first"
+        )
+    entry = known.entry(name)
+    data = known.model_dump()
+    data["hosts"].pop(name)
+    data["clusters"] = {
+        key: {**value, "hosts": [host for host in value["hosts"] if host != name]}
+        for key, value in data["clusters"].items()
+        if value["hosts"] != [name]
+    }
+    try:
+        clusters.write_inventory(Inventory.model_validate(data))
+    except ValidationError as error:
+        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    path = clusters.known_hosts_path()
+    if path.exists():
+        lines = path.read_text(encoding="ascii").splitlines()
+        gone = known_name(entry.address, entry.port)
+        write_atomically(path, "".join(f"{x}\n" for x in lines if x.split()[:1] != [gone]))
+
+
+# --- up and down ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one host: the paths that changed, or what went wrong."""
+
+    host: str
+    changed: Sequence[str] = ()
+    problem: HostProblem | provision.ProvisionError | None = None
+
+
+def up(
+    name: str,
+    wanted_environments: Sequence[str],
+    progress: Progress,
+    password: Password | None = None,
+    sites: Sequence[Site] = (),
+) -> list[Outcome]:
+    """Make all hosts of a cluster ready, side by side; a host that fails stops no other.
+
+    `sites` are used when they are connected already. EnvironmentProblem when the wheels cannot be
+    had here, HostError when no host can be reached.
+    """
+    known = clusters.inventory()
+    _refuse_shared_hosts(name, known)
+    wanted = _wanted(name, known, wanted_environments, progress)
+    opened, outcomes = list(sites), list[Outcome]()
+    if not sites:
+        opened, problems = clusters.reach(clusters.entries(name, known), known, password)
+        outcomes = [Outcome(problem.host, problem=problem) for problem in problems]
+    try:
+        outcomes += _up_each(opened, wanted, progress)
+        changed = [outcome for outcome in outcomes if outcome.changed]
+        if changed and len(opened) > 1:
+            outcomes = _with_pairs(opened, outcomes)
+    finally:
+        if not sites:
+            clusters.leave(opened)
+    return outcomes
+
+
+def _refuse_shared_hosts(name: str, known: Inventory) -> None:
+    hosts = {entry.name for entry in clusters.entries(name, known)}
+    shared = [
+        f"{host} is in {' and '.join(owners)}: a host works for one cluster at a time"
+        for host, owners in known.doubly_used().items()
+        if host in hosts
+    ]
+    if shared:
+        raise EnvironmentProblem(
+            "\n".join(shared), todo=f"leave it in one of them: {clusters.inventory_path()}"
+        )
+
+
+def _wanted(name: str, known: Inventory, names: Sequence[str], progress: Progress) -> Wanted:
+    from hosts.bringup import Wanted, make_key
+
+    cluster = known.cluster_of(clusters.entries(name, known)[0].name) or name
+    private, public = make_key(clusters.identity_path(cluster), f"aiok:{cluster}")
+    locks = []
+    for environment in names:
+        lock = environments.lock_of(environment)
+
+        def tell(phase: str, done: float, total: float, name: str = environment) -> None:
+            progress("", f"{name}: {phase}", done, total)
+
+        try:
+            wheels = provision.collect_wheels(lock, home(), progress=tell)
+        except provision.ProvisionError as error:
+            raise EnvironmentProblem(error.what, why=error.why, todo=error.todo) from None
+        locks.append((lock, wheels))
+    return Wanted(
+        cluster=cluster, members=_members(cluster, known), code=deploy(), locks=locks,
+        private_key=private, public_key=public,
+    )  # fmt: skip
+
+
+def _members(cluster: str, known: Inventory) -> list[Member]:
+    from hosts.bringup import Member
+    from hosts.ssh import known_name
+
+    path = clusters.known_hosts_path()
+    pinned: dict[str, str] = {}
+    for line in path.read_text(encoding="ascii").splitlines() if path.exists() else []:
+        names, _, key = line.partition(" ")
+        pinned |= dict.fromkeys(names.split(","), key)
+    members = []
+    for entry in clusters.entries(cluster, known):
+        pin = pinned.get(known_name(entry.address, entry.port))
+        if pin is None:
+            raise EnvironmentProblem(
+                f"the host key of {entry.name} is not pinned",
+                todo=f"aiok hosts remove {entry.name}, then add it again",
+            )
+        members.append(Member(entry=entry, host_key=pin))
+    return members
+
+
+def _up_each(sites: Sequence[Site], wanted: Wanted, progress: Progress) -> list[Outcome]:
+    from hosts import bringup
+
+    def one(site: Site) -> Outcome:
+        try:
+            changed = bringup.up(
+                site, wanted, lambda phase, done, total: progress(site.name, phase, done, total)
+            )
+            return Outcome(site.name, changed)
+        except (HostProblem, provision.ProvisionError) as problem:
+            return Outcome(site.name, problem=problem)
+
+    with ThreadPoolExecutor(clusters.AT_ONCE) as pool:
+        return list(pool.map(one, sites))
+
+
+def _with_pairs(sites: Sequence[Site], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes, with what stands between hosts that are ready by themselves."""
+    from hosts.bringup import check_pairs
+
+    good = {outcome.host for outcome in outcomes if outcome.problem is None}
+    problems = {p.host: p for p in check_pairs([site for site in sites if site.name in good])}
+    return [
+        Outcome(outcome.host, outcome.changed, problems.get(outcome.host, outcome.problem))
+        for outcome in outcomes
+    ]
+
+
+def down(name: str, password: Password | None = None) -> list[Outcome]:
+    """Take everything of aiok off the hosts of a cluster (or off one host), the key at last."""
+    from hosts import bringup
+
+    known = clusters.inventory()
+    sites, problems = clusters.reach(clusters.entries(name, known), known, password)
+    outcomes = [Outcome(problem.host, problem=problem) for problem in problems]
+
+    def one(site: Site) -> Outcome:
+        try:
+            return Outcome(site.name, bringup.down(site))
+        except HostProblem as problem:
+            return Outcome(site.name, problem=problem)
+        finally:
+            site.transport.close()
+
+    with ThreadPoolExecutor(clusters.AT_ONCE) as pool:
+        outcomes += list(pool.map(one, sites))
+    if name in known.clusters and all(outcome.problem is None for outcome in outcomes):
+        remove_tree(clusters.identity_path(name).parent)
+    return outcomes
+
+
+def refuse(outcomes: Sequence[Outcome]) -> None:
+    """HostError with every host's problem, if there is any."""
+    problems = [outcome for outcome in outcomes if outcome.problem is not None]
+    if problems:
+        raise told(problems)
+
+
+def told(problems: Sequence[Outcome]) -> AiokError:
+    """Several hosts' problems as one error: a sentence each, then what to do."""
+    whats, whys, todos = [], [], []
+    for outcome in problems:
+        problem = outcome.problem
+        assert problem is not None
+        what = problem.what
+        whats.append(what if what.startswith(f"{outcome.host}:") else f"{outcome.host}: {what}")
+        whys.append(problem.why)
+        todos.append(problem.todo)
+    return HostError(
+        "\n".join(whats),
+        why="; ".join(dict.fromkeys(filter(None, whys))),
+        todo="; ".join(dict.fromkeys(filter(None, todos))),
+    )
