@@ -221,9 +221,9 @@ class Testbed:
             raise TestbedProblem("the testbed needs root: namespaces and mounts")
         packages = {"ip": "iproute2", "ss": "iproute2", "tc": "iproute2", "sshd": "openssh-server",
                     "ssh-keygen": "openssh-client", "nsenter": "util-linux"}  # fmt: skip
-        missing = [package for name, package in packages.items() if not shutil.which(name, path=PATH)]
+        missing = {packages[name] for name in packages if not shutil.which(name, path=PATH)}
         if missing:
-            words = " ".join(sorted(set(missing)))
+            words = " ".join(sorted(missing))
             raise TestbedProblem(f"{words} is not installed: apt-get install {words}")
         if clock:
             faketime_library()
@@ -259,14 +259,14 @@ class Testbed:
 
     def _check_names_are_free(self) -> None:
         layout = self.layout
-        net = ipaddress.ip_network(f"{layout.net}.0/24")
+        net = ipaddress.IPv4Network(f"{layout.net}.0/24")
         for line in system(["ip", "-4", "-o", "address"]).splitlines():
             words = line.split()
-            if ipaddress.ip_interface(words[3]).network.overlaps(net):
+            if ipaddress.IPv4Interface(words[3]).network.overlaps(net):
                 raise TestbedProblem(f"{net} is in use here by {words[1]}; choose another net")
         for line in system(["ip", "-4", "route"]).splitlines():
             goal = line.split()[0]
-            if goal[0].isdigit() and ipaddress.ip_network(goal).subnet_of(net):
+            if goal[0].isdigit() and ipaddress.IPv4Network(goal).subnet_of(net):
                 raise TestbedProblem(f"{net} is in use here: route {line}; choose another net")
         if Path("/sys/class/net", layout.bridge).exists():
             raise TestbedProblem(f"there is a {layout.bridge} already; choose another prefix")

@@ -23,7 +23,7 @@ from hosts.agent import start_time
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SYSTEM_FOLDERS = ("bin", "boot", "dev", "etc", "lib", "proc", "run", "sbin", "sys", "usr", "var")
-HIDDEN_TOO = Path("/var/tmp")  # noqa: S108 - hidden from the hosts, like all but the system's folders
+HIDDEN_TOO = Path("/var/tmp")  # noqa: S108 - like all but the system's folders
 FAKETIME = "libfaketimeMT.so.1"
 END_S = 10.0
 READY_S = 10.0
@@ -62,8 +62,9 @@ if ! id "$LOGIN" >/dev/null 2>&1; then
     if [ -n "$password" ]; then
         echo "$LOGIN:$password" | chpasswd -c SHA512
     else
-        install -d -m 700 -o "$LOGIN" -g "$LOGIN" "/home/$LOGIN/.ssh"
-        install -m 600 -o "$LOGIN" -g "$LOGIN" /etc/testbed/user.pub "/home/$LOGIN/.ssh/authorized_keys"
+        keys=/home/$LOGIN/.ssh
+        install -d -m 700 -o "$LOGIN" -g "$LOGIN" "$keys"
+        install -m 600 -o "$LOGIN" -g "$LOGIN" /etc/testbed/user.pub "$keys/authorized_keys"
     fi
 fi
 [ -z "$FAKETIME" ] || export FAKETIME
@@ -177,15 +178,15 @@ def _make_disk(layout: Layout, record: HostRecord) -> None:
     hidden = [Path("/", n) for n in os.listdir("/") if not is_system(n)]
     hidden.append(HIDDEN_TOO)
     if not options.python:
-        hidden += [p for place in ("/usr/bin", "/usr/local/bin") for p in Path(place).glob("python*")]
+        hidden += [p for place in ("bin", "local/bin") for p in Path("/usr", place).glob("python*")]
     for path in hidden:
         _hide(upper, path)
     _make_settings(layout, record, upper / "etc")
-    for folder, _, names in os.walk(upper):  # whatever umask this program has
-        os.chmod(folder, 0o755)
-        for path in (Path(folder, n) for n in names if n != "host_key"):
-            if path.is_file():
-                path.chmod(0o644)
+    for path in (upper, *upper.rglob("*")):  # whatever umask this program has
+        if path.is_dir():
+            path.chmod(0o755)
+        elif path.is_file() and path.name != "host_key":
+            path.chmod(0o644)
 
 
 def is_system(top: str) -> bool:
