@@ -1,7 +1,7 @@
 """Testbeds for tests/hosts, tests/contract and tests/e2e: one for each number of hosts and options.
 
 Each has a folder, addresses and names of its own, so that test runs do not meet. What a killed test
-run has left is removed by the next one.
+run has left is removed by the next one. A conftest.py that wants the fixtures imports them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hosts.inventory import HostEntry, Inventory
 from hosts.ssh import SshTransport
-from hosts.testbed import Testbed, TestbedProblem
+from hosts.testbed import Testbed
 
 BASE = Path(tempfile.gettempdir()) / "aiok-test-testbeds"
 Testbeds = Callable[..., Testbed]
@@ -75,27 +76,22 @@ def own_testbed() -> Iterator[Testbed]:
 
 def read_inventory(testbed: Testbed, folder: Path) -> Inventory:
     """The inventory a testbed writes, as the product reads it."""
-    from engine import strict_yaml  # not in the workers' environments
-
     testbed.inventory(folder / "inventory.yaml")
-    return Inventory.model_validate(strict_yaml.load(folder / "inventory.yaml"))
+    return Inventory.model_validate(yaml.safe_load((folder / "inventory.yaml").read_text()))
 
 
 def entry_of(testbed: Testbed, name: str, **changes: Any) -> HostEntry:
     """How the inventory describes a host of a testbed."""
     host = next(host for host in testbed.hosts() if host.name == name)
     login = {"key": None, "password": True} if host.options.password else {"key": str(testbed.key)}
-    base = dict(
-        name=name, address=host.address, user=testbed.layout.user, port=22, agent=False,
-        password=False, jump=None, cluster_address=host.address, work_folder=None, python=None,
-        slots=None,
-    )  # fmt: skip
-    return HostEntry.model_validate({**base, **login, **changes})
+    plain = {
+        "name": name, "address": host.address, "user": testbed.layout.user, "port": 22,
+        "agent": False, "password": False, "jump": None, "cluster_address": host.address,
+        "work_folder": None, "python": None, "slots": None,
+    }  # fmt: skip
+    return HostEntry.model_validate({**plain, **login, **changes})
 
 
 def ssh_to(testbed: Testbed, name: str, **changes: Any) -> SshTransport:
     """A connection to a host of a testbed by its pinned key; it opens at the first call."""
     return SshTransport(entry_of(testbed, name, **changes), testbed.known_hosts)
-
-
-__all__ = ["Testbed", "TestbedProblem", "entry_of", "new_testbed", "read_inventory", "ssh_to"]
