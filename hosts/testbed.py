@@ -24,6 +24,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ from hosts.testbed_host import (
 FOLDER = HIDDEN_TOO / "aiok-testbed"
 PASSWORD = "known to every test"  # noqa: S105 - opens nothing but hosts made for tests
 STATE, FILLER = "testbed.json", "filler"
-MOST_HOSTS = 200
+MOST_HOSTS, LEAST_DISK_MIB = 200, 4
 RATE = re.compile(r"(\d+)([kmg])bit")
 
 
@@ -81,8 +82,8 @@ class HostProcess:
 
 class Testbed:
     """The hosts of one folder. Several testbeds live side by side when folder, net and prefix
-    differ; a folder that already holds a testbed keeps its own names. One call at a time: a lock
-    on the folder holds off other programs."""
+    differ; a folder that already holds a testbed keeps its own names. Any thread and any program
+    may call: what changes something locks the folder."""
 
     __test__ = False  # for pytest: no test class
 
@@ -95,6 +96,7 @@ class Testbed:
             raise TestbedProblem(f"net {net}: give the first three numbers, as in 10.77.0")
         self.layout = Layout(folder=folder.absolute(), net=net, prefix=prefix, user=user)
         self._records: dict[str, HostRecord] = {}
+        self._threads = threading.RLock()
         self._read()
 
     @property
@@ -116,22 +118,22 @@ class Testbed:
 
     def _read(self) -> bool:
         """Take up the state file; False when there is none."""
-        try:
-            said = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            self._records = {}
-            return False
-        hosts = said.pop("hosts")
-        same_boot = said.pop("boot") == _boot_id()
-        self.layout = Layout(folder=self.folder, **said)
-        self._records = {
-            host["name"]: HostRecord(**{**host, "options": HostOptions(**host["options"])})
-            for host in hosts
-        }
-        for record in self._records.values():
-            if not same_boot:
-                record.pid = record.started = None
-        return True
+        with self._threads:
+            try:
+                said = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                self._records = {}
+                return False
+            hosts, same_boot = said.pop("hosts"), said.pop("boot") == _boot_id()
+            self.layout = Layout(folder=self.folder, **said)
+            self._records = {
+                host["name"]: HostRecord(**{**host, "options": HostOptions(**host["options"])})
+                for host in hosts
+            }
+            if not same_boot:  # this machine was started anew: only the folder is left
+                for record in self._records.values():
+                    record.whole, record.pid, record.started = False, None, None
+            return True
 
     def _write(self) -> None:
         layout = {key: value for key, value in asdict(self.layout).items() if key != "folder"}
@@ -142,18 +144,19 @@ class Testbed:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder against other programs, and see what they have changed."""
-        while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder, os.O_RDONLY)
-            try:
+        """Hold the folder against others, and see what they have changed."""
+        if os.geteuid() != 0:
+            raise TestbedProblem("the testbed needs root: namespaces and mounts")
+        with self._threads, contextlib.ExitStack() as stack:
+            while True:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                handle = os.open(self.folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 if _is_folder(handle, self.folder):
-                    self._read()
-                    yield
-                    return
-            finally:
-                os.close(handle)
+                    break
+            self._read()
+            yield
 
     def _record(self, name: str) -> HostRecord:
         if name not in self._records:
@@ -203,8 +206,9 @@ class Testbed:
             )
             for name in names
         }  # fmt: skip
+        if disk_mib and min(disk_mib.values()) < LEAST_DISK_MIB:
+            raise TestbedProblem(f"a disk has at least {LEAST_DISK_MIB} MiB")
         self._check_machine(bool(clock_s))
-        self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._make_common()
             for name, record in list(self._records.items()):
@@ -217,8 +221,6 @@ class Testbed:
                 wait_until_ready(self.layout, self._records[name])
 
     def _check_machine(self, clock: bool) -> None:
-        if os.geteuid() != 0:
-            raise TestbedProblem("the testbed needs root: namespaces and mounts")
         packages = {"ip": "iproute2", "ss": "iproute2", "tc": "iproute2", "sshd": "openssh-server",
                     "ssh-keygen": "openssh-client", "nsenter": "util-linux"}  # fmt: skip
         missing = {packages[name] for name in packages if not shutil.which(name, path=PATH)}
@@ -511,6 +513,9 @@ def main(arguments: Sequence[str]) -> int:
     except TestbedProblem as problem:
         print(f"testbed: {problem}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("testbed: interrupted; up and down clean up what is half done", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -24,6 +24,7 @@ from hosts.agent import start_time
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SYSTEM_FOLDERS = ("bin", "boot", "dev", "etc", "lib", "proc", "run", "sbin", "sys", "usr", "var")
 HIDDEN_TOO = Path("/var/tmp")  # noqa: S108 - like all but the system's folders
+MACHINE_SETTINGS = (Path("/etc/pip.conf"), Path("/etc/uv"))  # a bare host has none
 FAKETIME = "libfaketimeMT.so.1"
 END_S = 10.0
 READY_S = 10.0
@@ -169,14 +170,15 @@ def _make_disk(layout: Layout, record: HostRecord) -> None:
     disk = layout.disk(name)
     disk.mkdir(parents=True)
     if options.disk_mib is not None:
-        size = f"size={options.disk_mib}m,mode=755"
-        system(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk)])
+        _mount_memory(disk, f"{options.disk_mib}m")
+    elif system(["stat", "-f", "-c", "%T", str(disk)]).strip() == "overlayfs":
+        _mount_memory(disk, "50%")  # in a container: an overlay cannot be written to another one
     upper = disk / "upper"
     for folder in (disk / "work", layout.folder / name / "root", upper / "etc/testbed",
                    upper / "var"):  # fmt: skip
         folder.mkdir(parents=True)
     hidden = [Path("/", n) for n in os.listdir("/") if not is_system(n)]
-    hidden.append(HIDDEN_TOO)
+    hidden += [HIDDEN_TOO, *(p for p in MACHINE_SETTINGS if p.exists())]
     if not options.python:
         hidden += [p for place in ("bin", "local/bin") for p in Path("/usr", place).glob("python*")]
     for path in hidden:
@@ -187,6 +189,10 @@ def _make_disk(layout: Layout, record: HostRecord) -> None:
             path.chmod(0o755)
         elif path.is_file() and path.name != "host_key":
             path.chmod(0o644)
+
+
+def _mount_memory(disk: Path, size: str) -> None:
+    system(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(disk)])
 
 
 def is_system(top: str) -> bool:

@@ -76,6 +76,11 @@ def test_what_is_copied_to_hosts_is_standard_library_only(name: str) -> None:
     assert modules_after(code) - modules_after("import runpy") <= set(sys.stdlib_module_names)
 
 
+def test_the_testbed_runs_before_anything_is_installed() -> None:
+    others = modules_after("import hosts.testbed") - modules_after("") - {"hosts"}
+    assert others <= set(sys.stdlib_module_names)
+
+
 def test_import_contracts_hold() -> None:
     code = "import sys; sys.path.insert(0, '.'); from importlinter.cli import lint_imports; "
     code += "sys.exit(lint_imports())"
@@ -192,7 +197,7 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 
 
 def test_scripts_can_be_run() -> None:
-    for name in ("aiok", "test", "check", "bench", "lock"):
+    for name in ("aiok", "test", "check", "bench", "lock", "testbed"):
         path = ROOT / "scripts" / name
         assert path.stat().st_mode & 0o111, name
         subprocess.run(["/bin/bash", "-n", path], check=True)

@@ -17,6 +17,7 @@ from engine import events as ev
 from engine.environments import install_here
 from engine.processes import processes_of
 from engine.state import RunState
+from tests.testbed import own_testbed, testbeds  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST_HOME = Path(os.environ.get("AIOK_TEST_HOME") or ROOT / ".test-envs").absolute()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from hosts.ssh import SshTransport
 from hosts.testbed import PASSWORD, Testbed, TestbedProblem, main
 from hosts.testbed_host import start_time
 from hosts.transport import HostProblem
-from tests.testbed import Testbeds, entry_of, new_testbed, read_inventory, ssh_to
+from tests.testbed import Testbeds, entry_of, new_testbed, read_inventory, remove_leftovers, ssh_to
 
 ROOT = Path(__file__).resolve().parents[2]
 REACH = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2).close()"
+USER = "aiok"
+HOME = f"/home/{USER}"
 MIB = 1 << 20
 
 
@@ -56,9 +59,9 @@ def test_each_host_is_a_machine_of_its_own(testbeds: Testbeds, tmp_path: Path) -
     for entry in inventory.entries("testbed"):
         with SshTransport(entry, tmp_path / "ssh" / "known_hosts") as host:
             said = host.run(["sh", "-c", "hostname; id -un; pwd; hostname -I"]).stdout.split()
-            assert said == [entry.name, "aiok", "/home/aiok", entry.address]
+            assert said == [entry.name, USER, HOME, entry.address]
             assert host.run(["sh", "-c", f"echo {entry.name} > own; cat own"]).code == 0
-            seen.add((testbed.folder / entry.name / "disk/upper/home/aiok/own").read_text())
+            seen.add((testbed.folder / entry.name / f"disk/upper{HOME}/own").read_text())
     assert seen == {"h1\n", "h2\n", "h3\n"}
     assert (tmp_path / "ssh" / "known_hosts").stat().st_mode & 0o777 == 0o600
     keys = {line.split()[2] for line in testbed.known_hosts.read_text().splitlines()}
@@ -100,12 +103,12 @@ def test_logins_leave_no_trace_in_the_listing(testbeds: Testbeds) -> None:
         host.run(["sh", "-c", "mkdir a; echo x > a/b; ln -s b a/c; echo > /dev/shm/d"])
         during = testbed.listing("h3")
         assert [line.split()[-1] for line in during if line not in before] == [
-            "/dev/shm/d", "/home/aiok/a", "/home/aiok/a/b", "/home/aiok/a/c",
+            "/dev/shm/d", f"{HOME}/a", f"{HOME}/a/b", f"{HOME}/a/c",
         ]  # fmt: skip
         assert any(process.uid != 0 for process in testbed.processes("h3"))
         host.run(["rm", "-r", "a", "/dev/shm/d"])
     assert testbed.listing("h3") == before
-    assert any(line.endswith("/home/aiok/.ssh/authorized_keys") for line in before)
+    assert any(line.endswith(f"{HOME}/.ssh/authorized_keys") for line in before)
 
 
 def test_crash_kills_all_and_boot_keeps_the_disk(testbeds: Testbeds) -> None:
@@ -123,7 +126,7 @@ def test_crash_kills_all_and_boot_keeps_the_disk(testbeds: Testbeds) -> None:
         host.run(["true"], timeout_s=1)
     host.close()
     testbed.boot("h2")
-    assert kept_in(testbed, "h2", "/home/aiok/kept") == "kept\n"
+    assert kept_in(testbed, "h2", f"{HOME}/kept") == "kept\n"
     assert "sleep 600" not in [process.command for process in testbed.processes("h2")]
     with ssh_to(testbed, "h2") as again:
         again.run(["rm", "kept"])
@@ -152,8 +155,8 @@ def test_slow_limits_both_directions(testbeds: Testbeds, tmp_path: Path) -> None
         with ssh_to(testbed, "h1") as host:
             host.run(["true"])
             for copy in (
-                lambda: host.put(source, "/home/aiok/mib"),
-                lambda: host.get("/home/aiok/mib", tmp_path / "back"),
+                lambda: host.put(source, f"{HOME}/mib"),
+                lambda: host.get(f"{HOME}/mib", tmp_path / "back"),
             ):
                 began = time.monotonic()
                 copy()
@@ -199,7 +202,7 @@ def test_fill_and_free(testbeds: Testbeds) -> None:
     )  # fmt: skip
     write = ["dd", "if=/dev/zero", "of=big", "bs=1M", "count=8"]
     with ssh_to(testbed, "h3") as host:
-        size = int(host.run(["df", "--output=size", "-B1", "/home/aiok"]).stdout.split()[-1])
+        size = int(host.run(["df", "--output=size", "-B1", HOME]).stdout.split()[-1])
         assert size == 32 * MIB
         testbed.fill("h3")
         assert "No space left on device" in host.run(write).stderr
@@ -288,6 +291,7 @@ def test_what_is_not_its_own_is_refused(own_testbed: Testbed, tmp_path: Path) ->
     [
         (["crash", "h1"], "there is no host h1: none is up"),
         (["up", "0"], "0 hosts: 1 to 200 are possible"),
+        (["up", "1", "--disk", "h1=1"], "a disk has at least 4 MiB"),
         (["up", "1", "--disk", "h2=9"], "options for hosts that are not made: h2"),
     ],
 )
@@ -308,6 +312,57 @@ def test_missing_programs_are_named_with_the_apt_line(
     monkeypatch.setattr("hosts.testbed.shutil.which", which)
     with pytest.raises(TestbedProblem, match="apt-get install iproute2 openssh-server"):
         own_testbed.up(1)
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(TestbedProblem, match="needs root"):
-        own_testbed.up(1)
+
+
+def test_without_root_it_says_so(
+    own_testbed: Testbed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_testbed.up(1)
+    with monkeypatch.context() as plain:
+        plain.setattr("os.geteuid", lambda: 1000)
+        for words in (["up", "2"], ["crash", "h1"], ["down"]):
+            assert main(["--folder", str(own_testbed.folder), *words]) == 3
+            assert "needs root" in capsys.readouterr().err
+    assert [host.running for host in own_testbed.hosts()] == [True]
+
+
+def test_threads_may_call_at_once(own_testbed: Testbed) -> None:
+    own_testbed.up(2)
+    with ThreadPoolExecutor(4) as pool:
+        seen = [pool.submit(own_testbed.hosts) for _ in range(20)]
+        done = [pool.submit(own_testbed.cut, "h1"), pool.submit(own_testbed.cut, "h2")]
+        seen += [pool.submit(own_testbed.hosts) for _ in range(20)]
+        assert all(len(call.result()) == 2 for call in seen)
+        assert [call.result() for call in done] == [None, None]
+    assert [host.cut for host in own_testbed.hosts()] == [True, True]
+
+
+def test_what_a_killed_test_run_left_is_removed() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    testbed = new_testbed()
+    left = Testbed(testbed.folder.with_name(f"{gone.pid}-0"), testbed.layout.net, "tleft")
+    left.up(1)
+    remove_leftovers()
+    assert not traces(left)
+
+
+def test_where_the_machine_is_a_container_disks_are_in_memory(
+    own_testbed: Testbed, tmp_path: Path
+) -> None:
+    for name in ("upper", "work", "root"):
+        (tmp_path / name).mkdir()
+    places = f"lowerdir=/usr/share,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    root, layout = tmp_path / "root", own_testbed.layout
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", places, root], check=True)
+    try:
+        testbed = Testbed(root / "testbed", layout.net, layout.prefix)
+        try:
+            testbed.up(1)
+            with ssh_to(testbed, "h1") as host:
+                assert host.run(["sh", "-c", "echo x > x; hostname"]).stdout == "h1\n"
+        finally:
+            testbed.down()
+        assert not traces(testbed)
+    finally:
+        subprocess.run(["umount", root], check=True)
