@@ -68,7 +68,6 @@ if ! id "$LOGIN" >/dev/null 2>&1; then
         install -m 600 -o "$LOGIN" -g "$LOGIN" /etc/testbed/user.pub "$keys/authorized_keys"
     fi
 fi
-[ -z "$FAKETIME" ] || export FAKETIME
 exec /usr/sbin/sshd -D -f /etc/testbed/sshd_config -E /run/sshd.log
 """
 
@@ -81,8 +80,9 @@ class TestbedProblem(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class HostOptions:
-    """What is peculiar to one host. `clock_s` shifts its clock (seconds, may be negative),
-    `disk_mib` limits what it can write, `python` False hides every python3."""
+    """What is peculiar to one host. `clock_s` shifts the time of day in all its SSH sessions
+    (seconds, may be negative), `disk_mib` limits what it can write, `python` False hides every
+    python3."""
 
     shared: bool = False
     password: bool = False
@@ -223,13 +223,22 @@ def _make_settings(layout: Layout, record: HostRecord, etc: Path) -> None:
         "UseDNS no", "PrintMotd no", "PrintLastLog no", "Subsystem sftp internal-sftp",
     ]  # fmt: skip
     if options.clock_s:
-        # Every process, by ld.so.preload. NO_FAKE_STAT: else each .pyc looks out of date.
-        (etc / "ld.so.preload").write_text(f"{faketime_library()}\n")
-        (etc / "faketimerc").write_text(f"{options.clock_s:+d}s\n")
+        library = _mended(faketime_library().read_bytes())
+        (etc / "testbed" / FAKETIME).write_bytes(library)
         settings.append(
-            f"SetEnv FAKETIME={options.clock_s:+d}s FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1"
+            f"SetEnv LD_PRELOAD=/etc/testbed/{FAKETIME} FAKETIME={options.clock_s:+d}s "
+            "FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1"  # else each .pyc looks out of date
         )
     (etc / "testbed" / "sshd_config").write_text("\n".join(settings) + "\n")
+
+
+def _mended(library: bytes) -> bytes:
+    """libfaketime without its clock_nanosleep, whose name is changed in the table of symbols.
+
+    That of 0.9.10 refuses monotonic deadlines (EINVAL), which is how Python sleeps; without it
+    programs find the C library's own.
+    """
+    return library.replace(b"\0clock_nanosleep\0", b"\0xlock_nanosleep\0", 1)
 
 
 def faketime_library() -> Path:
@@ -268,10 +277,9 @@ def boot(layout: Layout, record: HostRecord, password: str, note: Callable[[], N
     """Start a host that does not run; `note` saves the record before the host does anything."""
     name, folder = record.name, layout.folder / record.name
     plug(layout, record, in_use=True)
-    shift = f"{record.options.clock_s:+d}s" if record.options.clock_s else ""
     env = {
         "PATH": PATH, "NAME": name, "DISK": str(layout.disk(name)), "ROOT": str(folder / "root"),
-        "LOGIN": layout.user, "FAKETIME": shift,
+        "LOGIN": layout.user,
         "SHARED": str(layout.folder / "shared") if record.options.shared else "",
     }  # fmt: skip
     # nsenter and unshare stay outside; setsid: they outlive this program and its terminal.
