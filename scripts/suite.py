@@ -128,7 +128,7 @@ def run(arguments: list[str]) -> int:
     fast = "--fast" in arguments
     files, options = split([a for a in arguments if a != "--fast"])
     if fast:
-        options += ["-m", "not slow and not spark"]
+        options += ["-m", "not slow and not spark and not cluster"]
     by_environment: dict[str, list[Path]] = {}
     for file in files:
         for name in environments_of(file):

@@ -1,0 +1,188 @@
+"""Training over real SSH hosts: the same model as here, and every fault ends well.
+
+One cluster of three hosts, made ready once. `tiny` with one rank a host; the ETL is done once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from engine import api
+from engine import events as ev
+from engine.processes import processes_of
+from engine.state import RunStatus
+from hosts.testbed import Testbed
+from tests.e2e.conftest import Home, new_home, wait_for
+from tests.testbed import Testbeds
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+GRACE_S = 5.0
+NOTICE_S = 15.0
+UP_LIMIT_S = 280.0
+RUN = (
+    "tiny",
+    "--set",
+    "cluster=lab",
+    "--set",
+    "train.ranks=3",
+    "--set",
+    f"faults.grace_s={GRACE_S}",
+)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The cluster, the user's home, and the test AUC that training here reached."""
+
+    testbed: Testbed
+    home: Home
+    auc: float
+
+    def forget_training(self) -> None:
+        """Let the next run train anew."""
+        for path in (self.home.path / "cache").iterdir():
+            if path.name.split("-")[0] in ("train", "evaluate", "optimize"):
+                os.rename(path, path.with_name(f".{path.name}.{time.time_ns()}.building"))
+
+    def ours(self, host: str) -> list[str]:
+        """Processes of aiok on a host."""
+        return [
+            process.command
+            for process in self.testbed.processes(host)
+            if any(word in process.command for word in ("models.", "mpiexec", "hydra", "agent.py"))
+        ]
+
+
+@pytest.fixture(scope="module")
+def lab(testbeds: Testbeds, environments: None, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """Three bare hosts, added, made ready and trained on by the run itself."""
+    testbed = testbeds(3, "training")
+    home = new_home(tmp_path_factory.mktemp("lab") / "home")
+    testbed.inventory(home.path / "inventory.yaml", cluster="lab")
+    here = home.aiok("run", "tiny", "--set", "train.ranks=1")
+    assert here.returncode == 0, here.stderr
+    ready = home.aiok("hosts", "up", "lab", timeout_s=UP_LIMIT_S)
+    assert ready.returncode == 0, ready.stderr
+    return Lab(testbed, home, auc_of(home, "tiny-1"))
+
+
+def auc_of(home: Home, run: str) -> float:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIOK_HOME", str(home.path))
+        return float(api.state(run).result("evaluate")["auc"])
+
+
+def test_three_hosts_train_what_one_does(lab: Lab) -> None:
+    done = lab.home.aiok("run", *RUN)
+    assert done.returncode == 0, done.stderr
+    run = api_run(done.stderr)
+    assert abs(auc_of(lab.home, run) - lab.auc) <= 0.002
+    for host in ("h1", "h2", "h3"):
+        assert lab.ours(host) == []
+
+
+def api_run(text: str) -> str:
+    """The run that the command line has announced."""
+    return next(line.split()[1] for line in text.splitlines() if line.startswith("run "))
+
+
+def kill_rank(lab: Lab) -> None:
+    rank = next(p for p in lab.testbed.processes("h2") if "-m models.train" in p.command)
+    os.kill(rank.pid, signal.SIGKILL)
+
+
+FAULTS: dict[str, tuple[str, Callable[[Lab], None], bool]] = {
+    "rank killed": ("h2", kill_rank, False),
+    "worker crashed": ("h2", lambda lab: lab.testbed.crash("h2"), True),
+    "head crashed": ("h1", lambda lab: lab.testbed.crash("h1"), True),
+    "link cut": ("h3", lambda lab: lab.testbed.cut("h3"), True),
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+@pytest.mark.parametrize("back", [True, False], ids=["back", "without"])
+def test_a_fault_stops_the_run_and_resume_ends_with_the_same_model(
+    lab: Lab, fault: str, back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, strike, grace = FAULTS[fault]
+    if not back and not grace:
+        pytest.skip("a killed rank leaves no host out")
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    lab.forget_training()
+    started = lab.home.aiok("run", *RUN, "--detach")
+    run = started.stdout.split()[0]
+    wait_for(run, lambda event: isinstance(event, ev.CheckpointSaved), 80)
+    struck = time.time()
+    strike(lab)
+    state = api.wait_for_end(run, 80)
+    assert state.status is RunStatus.STOPPED, state.problem
+    assert state.problem is not None
+    assert host in state.problem.what
+    assert state.problem.log.endswith("output.log")
+    events, _ = api.events_since(run, 0)
+    noticed = min(
+        event.t for event in events
+        if event.t >= struck and (
+            (isinstance(event, ev.HostSilent) and event.host == host)
+            or (isinstance(event, ev.StepStopped) and host in event.what)
+        )
+    )  # fmt: skip
+    assert noticed - struck <= NOTICE_S + (GRACE_S if grace else 0)
+    lab.testbed.heal(host)
+    lab.testbed.boot(host)
+    wait_until_bare(lab, run)
+    if back:
+        resumed = lab.home.aiok("resume", run)
+    else:
+        lab.testbed.cut(host)
+        resumed = lab.home.aiok("resume", run, "--without", host)
+        lab.testbed.heal(host)
+    assert resumed.returncode == 0, resumed.stderr
+    assert abs(auc_of(lab.home, run) - lab.auc) <= 0.002
+
+
+def wait_until_bare(lab: Lab, run: str) -> None:
+    """Nothing of the run is left, here and on every host."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        left = [*processes_of(run), *(p for h in ("h1", "h2", "h3") for p in lab.ours(h))]
+        if not left:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"left of {run}: {left}")
+
+
+def test_a_cut_shorter_than_the_grace_is_survived(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    lab.forget_training()
+    started = lab.home.aiok("run", *RUN, "--set", "faults.grace_s=40", "--detach")
+    run = started.stdout.split()[0]
+    wait_for(run, lambda event: isinstance(event, ev.CheckpointSaved), 80)
+    lab.testbed.cut("h2")
+    silent = wait_for(run, lambda event: isinstance(event, ev.HostSilent), 20)
+    assert isinstance(silent, ev.HostSilent)
+    assert silent.host == "h2"
+    time.sleep(4)
+    lab.testbed.heal("h2")
+    state = api.wait_for_end(run, 100)
+    assert state.status is RunStatus.DONE, state.problem
+    assert state.attempt == 1
+    assert abs(auc_of(lab.home, run) - lab.auc) <= 0.002
+
+
+def test_hosts_are_bare_again(lab: Lab, tmp_path: Path) -> None:
+    down = lab.home.aiok("hosts", "down", "lab", timeout_s=UP_LIMIT_S)
+    assert down.returncode == 0, down.stderr
+    for host in ("h1", "h2", "h3"):
+        left = [line for line in lab.testbed.listing(host) if "aiok/.local" in line]
+        assert left == []
