@@ -10,6 +10,7 @@ from typing import Any
 from aiok_tui.output import print_json, table, tell_error
 from engine import clusters, host_jobs
 from engine.clusters import HostEntry
+from engine.environments import lock_of
 from engine.errors import EnvironmentProblem, InputError
 
 
@@ -81,7 +82,8 @@ def up(cluster: str, environments: Sequence[str], as_json: bool) -> int:
             said[host] = phase
             print(f"  {host or 'here':10} {phase}", file=sys.stderr, flush=True)
 
-    outcomes = host_jobs.up(cluster, environments, progress, ask_password)
+    locks = [lock_of(name) for name in environments]
+    outcomes = host_jobs.up(cluster, locks, progress, ask_password)
     return _tell(outcomes, "made ready", "was ready", as_json)
 
 

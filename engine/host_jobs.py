@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from engine import clusters, environments
+from engine import clusters
 from engine.clusters import Password
 from engine.code import deploy
 from engine.errors import AiokError, EnvironmentProblem, HostError, InputError
@@ -152,19 +152,20 @@ class Outcome:
 
 def up(
     name: str,
-    wanted_environments: Sequence[str],
+    locks: Sequence[provision.Lock],
     progress: Progress,
     password: Password | None = None,
     sites: Sequence[Site] = (),
 ) -> list[Outcome]:
-    """Make all hosts of a cluster ready, side by side; a host that fails stops no other.
+    """Give all hosts of a cluster the environments of `locks`, side by side; a host that fails
+    stops no other.
 
     `sites` are used when they are connected already. EnvironmentProblem when the wheels cannot be
     had here, HostError when no host can be reached.
     """
     known = clusters.inventory()
     _refuse_shared_hosts(name, known)
-    wanted = _wanted(name, known, wanted_environments, progress)
+    wanted = _wanted(name, known, locks, progress)
     opened, outcomes = list(sites), list[Outcome]()
     if not sites:
         opened, problems = clusters.reach(clusters.entries(name, known), known, password)
@@ -193,25 +194,26 @@ def _refuse_shared_hosts(name: str, known: Inventory) -> None:
         )
 
 
-def _wanted(name: str, known: Inventory, names: Sequence[str], progress: Progress) -> Wanted:
+def _wanted(
+    name: str, known: Inventory, locks: Sequence[provision.Lock], progress: Progress
+) -> Wanted:
     from hosts.bringup import Wanted, make_key
 
     cluster = known.cluster_of(clusters.entries(name, known)[0].name) or name
     private, public = make_key(clusters.identity_path(cluster), f"aiok:{cluster}")
-    locks = []
-    for environment in names:
-        lock = environments.lock_of(environment)
+    with_wheels = []
+    for lock in locks:
 
-        def tell(phase: str, done: float, total: float, name: str = environment) -> None:
+        def tell(phase: str, done: float, total: float, name: str = lock.name) -> None:
             progress("", f"{name}: {phase}", done, total)
 
         try:
             wheels = provision.collect_wheels(lock, home(), progress=tell)
         except provision.ProvisionError as error:
             raise EnvironmentProblem(error.what, why=error.why, todo=error.todo) from None
-        locks.append((lock, wheels))
+        with_wheels.append((lock, wheels))
     return Wanted(
-        cluster=cluster, members=_members(cluster, known), code=deploy(), locks=locks,
+        cluster=cluster, members=_members(cluster, known), code=deploy(), locks=with_wheels,
         private_key=private, public_key=public,
     )  # fmt: skip
 

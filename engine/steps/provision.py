@@ -8,7 +8,7 @@ from typing import Any
 
 from engine import clusters, host_jobs
 from engine import events as ev
-from engine.environments import install_environment
+from engine.environments import install_environment, lock_of
 from engine.errors import RunStopped
 from engine.plan import Step
 from engine.steps.context import Context
@@ -59,7 +59,9 @@ def _hosts(context: Context, step: Step) -> dict[str, int]:
 
     sites = clusters.connect(context.cluster, without=context.without)
     try:
-        outcomes = host_jobs.up(context.cluster, sorted(needed), report, sites=sites)
+        outcomes = host_jobs.up(
+            context.cluster, [lock_of(name) for name in sorted(needed)], report, sites=sites
+        )
     finally:
         clusters.leave(sites)
     host_jobs.refuse(outcomes)
