@@ -22,6 +22,7 @@ from models.loop_data import Batch, Rows, ShuffledRows
 from models.loop_score import validate
 from models.messages import Messenger, Note, Saved, Scalar
 from models.messages import Progress as ProgressMessage
+from models.placement import Placement
 from models.worker import StopFlag, Stopped, WorkFailed
 
 LOSS, STOP, SAVE, TIME_UP = range(4)  # what the ranks tell each other at every step
@@ -31,6 +32,8 @@ REPORT_S = 0.5
 
 class Task(Protocol):
     """What a model gives to the loop. Tensors from `weights` and `optimizer_state` are live."""
+
+    placement: Placement
 
     def rows(self, split: str) -> Rows:
         """The rows of a split."""
@@ -52,6 +55,9 @@ class Task(Protocol):
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """All else that the next step depends on."""
+
+    def placed(self) -> dict[str, Placement]:
+        """By name, the tensors of these two of which this rank holds a part of the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +118,8 @@ class Loop:
         self.messenger, self.stop, self.folder = messenger, stop, checkpoints
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
+        kinds = ("weights", "optimizer", "best")
+        self.placed = {f"{kind}/{n}": p for n, p in task.placed().items() for kind in kinds}
         self.data = ShuffledRows(
             task.rows("train"), plan.batch_size, plan.seed, ranks.rank, ranks.size
         )
@@ -122,24 +130,18 @@ class Loop:
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
-        tensors, progress, torn = checkpoint.load_newest(self.folder)
-        if self.ranks.share(progress.get("step")) != progress.get("step"):
-            raise WorkFailed(
-                "the ranks found different checkpoints", why=f"in {self.folder}",
-                todo="the checkpoint folder must be the same for all ranks",
-            )  # fmt: skip
+        found, torn = checkpoint.newest(self.folder, self.ranks)
         if self.ranks.rank == 0:
             for line in torn:
                 self.messenger.send(Note(text=line, level="warning"))
-        if not tensors:
+        if found is None:
             return
-        self.progress = Progress(**progress)
-        live = self._state()
-        for name, tensor in tensors.items():
-            if name.startswith("best/"):
-                self.best[name.removeprefix("best/")] = tensor
-            else:
-                live[name].copy_(tensor)
+        self.progress = Progress(**found.progress)
+        if any(name.startswith("best/") for name in found.names()):
+            self.best = {name: torch.empty_like(t) for name, t in self.task.weights().items()}
+        for name, tensor in self._state().items():
+            placement = self.placed.get(name)
+            found.read(name, tensor, placement and placement.runs(self.ranks.rank))
         if self.ranks.rank == 0:
             self.messenger.send(Note(text=f"resumed from step {self.progress.step}"))
 
@@ -242,26 +244,18 @@ class Loop:
     def _state(self) -> dict[str, torch.Tensor]:
         weights = {f"weights/{name}": t for name, t in self.task.weights().items()}
         rest = {f"optimizer/{name}": t for name, t in self.task.optimizer_state().items()}
-        return {**weights, **rest}
+        return {**weights, **rest, **{f"best/{name}": t for name, t in self.best.items()}}
 
     def _save(self) -> None:
-        """Rank 0 writes a checkpoint; every rank learns whether it could."""
+        """Write a checkpoint, each rank what it alone has; every rank learns whether it is whole."""
         started = time.monotonic()
         self._count_seconds()
-        failure: list[str] | None = None
+        path = checkpoint.save(
+            self.folder, self.progress.step, self._state(), asdict(self.progress), self.ranks,
+            self.placed,
+        )  # fmt: skip
         if self.ranks.rank == 0:
-            best = {f"best/{name}": t for name, t in self.best.items()}
-            try:
-                tensors = {**self._state(), **best}
-                path = checkpoint.save(
-                    self.folder, self.progress.step, tensors, asdict(self.progress)
-                )
-                self.messenger.send(Saved(path=str(path), step=self.progress.step))
-            except WorkFailed as error:
-                failure = [error.what, error.why, error.todo]
-        failure = self.ranks.share(failure)
-        if failure:
-            raise WorkFailed(*failure)
+            self.messenger.send(Saved(path=str(path), step=self.progress.step))
         self._saved_at = time.monotonic()
         self.progress.save_seconds += self._saved_at - started
 

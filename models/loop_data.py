@@ -103,6 +103,10 @@ class ShuffledRows:
 
 
 def own_slices(rows: int, batch_size: int, rank: int, size: int) -> Iterator[tuple[int, int]]:
-    """The row ranges one rank scores, in order: every size-th range of `batch_size` rows."""
-    for start in range(rank * batch_size, rows, size * batch_size):
+    """The row ranges one rank scores, in order: every size-th range of `batch_size` rows.
+
+    All ranks get as many; the last range of some is empty.
+    """
+    for first in range(0, rows, size * batch_size):
+        start = min(rows, first + rank * batch_size)
         yield start, min(rows, start + batch_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[st
             raise InputProblem(f"{spec['data']} has no training rows", todo="check the split")
         if ranks.rank == 0:
             messenger.send(Note(text=f"computes in {task.precision}: {task.precision_reason}"))
+            if task.placed():
+                messenger.send(Note(text=task.placement.sentence()))
         made = plan(spec, model, settings, task.rows("train").rows)
         flops = made.batch_size / ranks.size * task.flops_per_row()
         torch.set_num_threads(cpu.worthwhile_threads(int(spec["threads"]), flops))
@@ -41,17 +44,19 @@ def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[st
         loop = Loop(task, made, ranks, messenger, stop, Path(spec["checkpoints"]))
         loop.resume()
         progress = loop.run()
+        best, output = loop.best_weights(), Path(spec["output"])
+        sha256 = checkpoint.write_weights(output, best, ranks, task.placed())
         if ranks.rank:
             return {}
         messenger.send(Note(text=f"training ended: {progress.stop_reason}"))
-        values = result(task, loop, progress)
+        values = {**result(task, best, progress), "weights_sha256": sha256}
         described = {
             "version": 1, "model": model.name, "settings": settings, **task.describe(),
             "seed": spec["seed"], "metrics": {"valid": values["best"]["valid"]},
-            "weights_sha256": values["weights_sha256"],
+            "weights_sha256": sha256,
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }  # fmt: skip
-        checkpoint.write_model(Path(spec["output"]), loop.best_weights(), described)
+        checkpoint.write_model(output, described)
         return values
 
 
@@ -81,18 +86,19 @@ def plan(spec: dict[str, Any], model: ModelSpec, settings: dict[str, Any], rows:
     )  # fmt: skip
 
 
-def result(task: Any, loop: Loop, progress: Progress) -> dict[str, Any]:
-    """The figures the step ends with."""
-    weights = loop.best_weights()
+def result(task: Any, weights: Mapping[str, torch.Tensor], progress: Progress) -> dict[str, Any]:
+    """The figures the step ends with, but for the hash of the weights."""
+    placed = task.placed()
+    rows = {name: placed[name].rows if name in placed else len(weights[name]) for name in weights}
     training = progress.seconds - progress.eval_seconds - progress.save_seconds
     return {
         "best": progress.best or {"step": progress.step, "epoch": None, "valid": {}},
         "steps": progress.step, "rows": progress.rows,
         "seconds": progress.seconds, "cpu_seconds": progress.cpu_seconds,
         "rows_per_second": progress.rows / training, "eval_seconds": progress.eval_seconds,
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
+        "parameters": sum(rows[name] * tensor[0].numel() for name, tensor in weights.items()),
         "stop_reason": progress.stop_reason, "precision": task.precision,
-        "weights_sha256": checkpoint.weights_sha256(weights),
+        "placement": task.placement.describe(),
         "peak_rss_gib": cpu.peak_rss_gib(),
     }  # fmt: skip
 

@@ -40,6 +40,9 @@ SETTINGS: tuple[Setting, ...] = (
             help="part of the training, at its end, over which both rates fall to 0 linearly"),
     Setting(name="fused_tables", kind=Kind.BOOL, default=False,
             help="one storage for all tables and one lookup, instead of 26 EmbeddingBags"),
+    Setting(name="table_memory_gib", kind=Kind.FLOAT, default=0.0, low=0.0, high=1e6, unit="GiB",
+            help="memory of a rank for tables, their best copy and optimizer; above it the largest"
+                 " tables are spread over the ranks; 0: no limit"),
     Setting(name="fused_head", kind=Kind.BOOL, default=False,
             help="gradients of the MLPs and the interaction written out, not recorded by autograd"),
     Setting(name="precision", kind=Kind.CHOICE, default="fp32", choices=("auto", "fp32", "bf16"),

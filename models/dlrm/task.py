@@ -14,10 +14,20 @@ from torch import nn
 from models import cpu
 from models.dist import Ranks
 from models.dlrm.fused_head import FusedHead
-from models.dlrm.network import Dlrm, FusedTables, SeparateTables, first_order, initialize
+from models.dlrm.network import (
+    Dlrm,
+    FusedTables,
+    SeparateTables,
+    first_order,
+    initialize,
+    row_width,
+)
+from models.dlrm.sharded import ShardedTables, place_tables
 from models.loop_data import Batch, Rows
 from models.loop_dense import DenseParameters
+from models.loop_shards import Fetched
 from models.loop_tables import Exchange, RowwiseAdagrad, RowwiseSgd, combine
+from models.placement import Placement
 from models.recdp.blocks import Manifest
 from models.worker import InputProblem
 
@@ -31,7 +41,13 @@ class DlrmTask:
         self.settings, self.ranks = settings, ranks
         self.manifest = Manifest.load(data)
         sizes = self.manifest.table_sizes
-        self.network = Dlrm(len(self.manifest.numeric), sizes, settings)
+        self.placement = place_tables(
+            dict(zip(self.manifest.categorical, sizes, strict=True)), settings, ranks.size
+        )
+        sharded = None
+        if any(self.placement.sharded):
+            sharded = ShardedTables(self.placement, row_width(settings), ranks)
+        self.network = Dlrm(len(self.manifest.numeric), sizes, settings, sharded)
         initialize(self.network, sizes, seed, float(settings["table_init"]))
         self.dense = DenseParameters(
             self.network.dense_parameters(), str(settings["dense_optimizer"]),
@@ -39,7 +55,8 @@ class DlrmTask:
         )  # fmt: skip
         self.exchange = Exchange(ranks)
         tables = self.network.tables
-        trainer = FusedTraining if isinstance(tables, FusedTables) else SeparateTraining
+        fused = ShardedTraining if sharded else FusedTraining
+        trainer = fused if isinstance(tables, FusedTables) else SeparateTraining
         self.tables = trainer(tables, sizes, settings, ranks)
         self.precision, self.precision_reason = cpu.choose_precision(str(settings["precision"]))
         self.fused_head: FusedHead | None = None
@@ -113,6 +130,11 @@ class DlrmTask:
         dense = {f"dense.{name}": tensor for name, tensor in self.dense.state().items()}
         return {**dense, **self.tables.state()}
 
+    def placed(self) -> dict[str, Placement]:
+        """By name, the tensors of weights and optimizer whose rows are spread over the ranks."""
+        names = ("tables.weight", "tables.accumulator") if any(self.placement.sharded) else ()
+        return dict.fromkeys(names, self.placement)
+
     def describe(self) -> dict[str, Any]:
         """What model.json says of the network, enough to build it again."""
         return {
@@ -162,6 +184,48 @@ class FusedTraining:
         if isinstance(self.optimizer, RowwiseAdagrad):
             return {"tables.accumulator": self.optimizer.accumulator}
         return {}
+
+
+class ShardedTraining(FusedTraining):
+    """The same where rows are spread over the ranks: each takes part in every lookup."""
+
+    tables: ShardedTables
+
+    def __init__(
+        self, tables: ShardedTables, sizes: Sequence[int], settings: Mapping[str, Any],
+        ranks: Ranks,
+    ) -> None:  # fmt: skip
+        super().__init__(tables, sizes, settings, ranks)
+        self.none = torch.empty(0, len(sizes), dtype=torch.int32)
+        self.fetched: Fetched | None = None
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors [B, T, d] of ids [B, T]: the leaf whose gradient is kept."""
+        embedded, self.fetched = self.tables.fetch(self.tables.storage_ids(ids))
+        self.embedded = embedded.requires_grad_()
+        return self.embedded
+
+    def gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows [u] of tables that every rank has, and their gradients of this rank [u, d].
+
+        Those of other rows go to their owners at once.
+        """
+        if self.fetched is None:  # a batch without rows for this rank: others may ask for its rows
+            self.embed(self.none)
+        fetched, self.fetched = self.fetched, None
+        gradient = self.embedded.grad
+        if gradient is None:
+            gradient = torch.zeros_like(self.embedded)
+        shards, width = self.tables.shards, self.tables.weight.shape[1]
+        ids, gradients, *self.own = shards.give(fetched, gradient.view(-1, width))
+        return ids, gradients
+
+    def update(
+        self, ids: torch.Tensor, gradients: torch.Tensor, rate: float, global_rows: int
+    ) -> None:
+        """Step the touched rows [u] by gradients [u, d] of the mean loss, and the own ones."""
+        super().update(ids, gradients, rate, global_rows)
+        super().update(*self.own, rate, global_rows)
 
 
 class SeparateTraining:

@@ -17,11 +17,16 @@ TENSORS = {"weights/a": torch.arange(6.0).view(2, 3), "optimizer/step": torch.te
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     progress = {"step": 7, "seconds": 0.1 + 0.2, "best": None}
     path = checkpoint.save(tmp_path / "new", 7, TENSORS, progress)
-    tensors, loaded, torn = checkpoint.load_newest(tmp_path / "new")
+    found, torn = checkpoint.newest(tmp_path / "new")
     assert path.name == "step-000000000007"
-    assert loaded == progress
+    assert found is not None
+    assert found.progress == progress
     assert not torn
-    assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
+    assert sorted(found.names()) == sorted(TENSORS)
+    for name, value in TENSORS.items():
+        tensor = torch.zeros_like(value)
+        found.read(name, tensor)
+        assert torch.equal(tensor, value)
 
 
 def test_the_last_two_are_kept_and_scratch_is_swept(tmp_path: Path) -> None:
@@ -36,7 +41,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     for step in (1, 2):
         checkpoint.save(tmp_path, step, TENSORS, {"step": step})
     newest = checkpoint.checkpoints(tmp_path)[-1]
-    state, manifest = newest / "state.safetensors", newest / "manifest.json"
+    state, manifest = newest / "rank-0000.safetensors", newest / "manifest.json"
     data = bytearray(state.read_bytes())
     if damage == "cut":
         state.write_bytes(data[:-4])
@@ -47,14 +52,15 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
         manifest.write_text(manifest.read_text()[:20])
     else:
         (manifest if damage == "no manifest" else state).unlink()
-    _, progress, torn = checkpoint.load_newest(tmp_path)
-    assert progress == {"step": 1}
+    found, torn = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert found.progress == {"step": 1}
     assert len(torn) == 1
     assert "step-000000000002" in torn[0]
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
-    assert checkpoint.load_newest(tmp_path / "missing") == ({}, {}, [])
+    assert checkpoint.newest(tmp_path / "missing") == (None, [])
 
 
 def test_a_full_disk_keeps_the_last_good_one(
@@ -71,7 +77,7 @@ def test_a_full_disk_keeps_the_last_good_one(
             checkpoint.save(tmp_path, 2, TENSORS, {"step": 2})
     assert "free space" in caught.value.todo
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000000001"]
-    assert checkpoint.load_newest(tmp_path)[1] == {"step": 1}
+    assert checkpoint.newest(tmp_path)[0].progress == {"step": 1}  # type: ignore[union-attr]
 
 
 def test_really_full_device_is_told_from_other_failures() -> None:

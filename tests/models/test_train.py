@@ -53,7 +53,7 @@ def test_it_learns_and_says_so(trained: Path) -> None:
     assert values["best"]["valid"]["auc"] > 0.65
     assert set(values) == {
         "best", "steps", "rows", "seconds", "cpu_seconds", "rows_per_second", "eval_seconds",
-        "parameters", "stop_reason", "weights_sha256", "peak_rss_gib", "precision",
+        "parameters", "stop_reason", "weights_sha256", "peak_rss_gib", "precision", "placement",
     }  # fmt: skip
     curve = [m for m in messages(trained, "scalar") if m["split"] == "valid" and m["name"] == "auc"]
     assert max(point["value"] for point in curve) == values["best"]["valid"]["auc"]
