@@ -187,7 +187,7 @@ class Checkpoint:
                 return
             wanted = runs or [Run(0, 0, len(into), 1)]
             read = sum(self._read_file(file, name, into, wanted) for file in sorted(self.files))
-            if read != sum(run.count for run in wanted):
+            if read != sum(run.rows for run in wanted):
                 raise ValueError(f"{name} has other rows")
         except (ValueError, KeyError, RuntimeError) as error:
             raise WorkFailed(
@@ -206,14 +206,14 @@ class Checkpoint:
             whole = [Run(0, 0, reader.shape(name)[0], 1)]
             step = max(1, _PIECE_BYTES // max(1, into[:1].nbytes))
             for run in (Run(*numbers) for numbers in self.files[file]["rows"].get(name, whole)):
-                for start in range(0, run.count, step):
-                    piece = run.part(start, min(step, run.count - start))
+                for start in range(0, run.rows, step):
+                    piece = run.part(start, min(step, run.rows - start))
                     shared = [both for own in wanted if (both := overlap(piece, own))]
-                    rows = reader.read(name, piece.at, piece.count) if shared else into[:0]
+                    rows = reader.read(name, piece.at, piece.rows) if shared else into[:0]
                     for both in shared:
-                        source = rows[both.at - piece.at :: both.step][: both.count]
-                        into[both.other_at :: both.other_step][: both.count] = source
-                        found += both.count
+                        source = rows[both.at - piece.at :: both.step][: both.rows]
+                        into[both.other_at :: both.other_step][: both.rows] = source
+                        found += both.rows
         return found
 
 
@@ -262,9 +262,9 @@ def in_order(tensor: torch.Tensor, placement: Placement, ranks: Ranks) -> Iterat
         own = placement.run(table, ranks.rank)
         if not spread:
             if ranks.rank == 0:
-                yield tensor[own.at : own.at + own.count]
+                yield tensor[own.at : own.at + own.rows]
             continue
-        held = [placement.run(table, rank).count for rank in range(ranks.size)]
+        held = [placement.run(table, rank).rows for rank in range(ranks.size)]
         for start in range(0, held[0], step):
             counts = [max(0, min(step, count - start)) for count in held]
             sent = [[count] + [0] * (ranks.size - 1) for count in counts]

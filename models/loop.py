@@ -140,8 +140,8 @@ class Loop:
         if any(name.startswith("best/") for name in found.names()):
             self.best = {name: torch.empty_like(t) for name, t in self.task.weights().items()}
         for name, tensor in self._state().items():
-            placement = self.placed.get(name)
-            found.read(name, tensor, placement and placement.runs(self.ranks.rank))
+            spread = name in self.placed
+            found.read(name, tensor, self.placed[name].runs(self.ranks.rank) if spread else None)
         if self.ranks.rank == 0:
             self.messenger.send(Note(text=f"resumed from step {self.progress.step}"))
 
@@ -247,7 +247,7 @@ class Loop:
         return {**weights, **rest, **{f"best/{name}": t for name, t in self.best.items()}}
 
     def _save(self) -> None:
-        """Write a checkpoint, each rank what it alone has; every rank learns whether it is whole."""
+        """Write a checkpoint, each rank what it alone has; all learn whether it is whole."""
         started = time.monotonic()
         self._count_seconds()
         path = checkpoint.save(

@@ -14,6 +14,8 @@ from models.dist import Ranks
 from models.loop_tables import combine, group, look_up
 from models.placement import Placement
 
+RowGradients = tuple[torch.Tensor, torch.Tensor]
+
 
 class Request(NamedTuple):
     """The rows of one batch. u unique keys, the first ones those of rank 0."""
@@ -64,13 +66,11 @@ class ShardedRows:
         others[self.ranks.rank] = look_up(table, request.local[request.own])
         return Fetched(request, torch.cat(others), order, starts, inverse)
 
-    def give(
-        self, fetched: Fetched, gradients: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def give(self, fetched: Fetched, gradients: torch.Tensor) -> tuple[RowGradients, RowGradients]:
         """Send the gradients [m, w] of a batch to the owners of the rows.
 
-        Returns unique local rows and summed gradients twice: for tables that every rank has, of
-        this rank alone; and for rows that only this rank has, of all ranks.
+        Returns twice unique local rows [u] and their gradients [u, w]: of tables that every rank
+        has, summed over this rank alone; and of rows that only this rank has, over all ranks.
         """
         request, width = fetched.request, fetched.rows.shape[1]
         sums = gradients.new_empty((0, width))
@@ -85,7 +85,7 @@ class ShardedRows:
         rows = list(request.asked)
         parts[self.ranks.rank], rows[self.ranks.rank] = own_sums[whole:], own[whole:]
         mine = combine(torch.cat(rows), torch.cat(parts))
-        return own[:whole], own_sums[:whole], *mine
+        return (own[:whole], own_sums[:whole]), mine
 
     def _ask(self, unique: torch.Tensor) -> Request:
         """Tell the owners which of their rows this rank needs: unique keys [u], ascending."""

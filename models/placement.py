@@ -23,26 +23,26 @@ PLACES = ("replicated", "sharded")
 
 
 class Run(NamedTuple):
-    """Local rows [at, at + count) are the rows first, first + step, ... of the whole."""
+    """Local rows [at, at + rows) are the rows first, first + step, ... of the whole."""
 
     at: int
     first: int
-    count: int
+    rows: int
     step: int
 
-    def part(self, start: int, count: int) -> Run:
-        """`count` of its rows from its row `start` on."""
-        return Run(self.at + start, self.first + start * self.step, count, self.step)
+    def part(self, start: int, rows: int) -> Run:
+        """So many of its rows, from its row `start` on."""
+        return Run(self.at + start, self.first + start * self.step, rows, self.step)
 
 
 class Overlap(NamedTuple):
-    """The rows two runs share: `count` local rows from `at` by `step`, in either's storage."""
+    """The rows two runs share: local rows from `at` by `step`, in either's storage."""
 
     at: int
     step: int
     other_at: int
     other_step: int
-    count: int
+    rows: int
 
 
 def overlap(run: Run, other: Run) -> Overlap | None:
@@ -56,7 +56,7 @@ def overlap(run: Run, other: Run) -> Overlap | None:
     first = next(meeting, None)
     if first is None:
         return None
-    end = min(run.first + run.count * run.step, other.first + other.count * other.step)
+    end = min(run.first + run.rows * run.step, other.first + other.rows * other.step)
     if first >= end:
         return None
     return Overlap(

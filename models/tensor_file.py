@@ -49,7 +49,8 @@ def write(path: Path, entries: Mapping[str, Entry]) -> str:
     digest = hashlib.sha256()
     with open(path, "wb") as file:
         pieces = (view(piece) for name in sorted(entries) for piece in entries[name].pieces)
-        for data in chain((len(text).to_bytes(8, "little"), text), pieces):
+        head: tuple[bytes | memoryview, ...] = (len(text).to_bytes(8, "little"), text)
+        for data in chain(head, pieces):
             digest.update(data)
             file.write(data)
         if file.tell() != 8 + len(text) + at:

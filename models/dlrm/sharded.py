@@ -19,9 +19,10 @@ _FLOAT_BYTES = 4
 
 
 def place_tables(tables: Mapping[str, int], settings: Mapping[str, Any], ranks: int) -> Placement:
-    """Which rows of the tables {name: rows} each rank holds, by `table_memory_gib`; InputProblem when they do not fit.
+    """Which rows of the tables {name: rows} each rank holds, by `table_memory_gib`.
 
-    Counted for each row: its weights, their best copy, and the optimizer's accumulators.
+    Counted for each row: its weights, their best copy, and the optimizer's accumulators. Raises
+    InputProblem when that does not fit.
     """
     numbers = 2 * row_width(settings)
     if settings["table_optimizer"] == "rowwise_adagrad":
@@ -67,7 +68,7 @@ class ShardedTables(FusedTables):
     def parts(self, _sizes: Sequence[int]) -> list[torch.Tensor]:
         """The rows of each table that are here, as a view."""
         runs = self.placement.runs(self.shards.ranks.rank)
-        return [self.weight.data[run.at : run.at + run.count] for run in runs]
+        return [self.weight.data[run.at : run.at + run.rows] for run in runs]
 
     def strides(self) -> list[tuple[int, int]]:
         """By table, which of its rows are here: (first, step)."""

@@ -213,12 +213,13 @@ class ShardedTraining(FusedTraining):
         if self.fetched is None:  # a batch without rows for this rank: others may ask for its rows
             self.embed(self.none)
         fetched, self.fetched = self.fetched, None
+        assert fetched is not None  # embed has just set it
         gradient = self.embedded.grad
         if gradient is None:
             gradient = torch.zeros_like(self.embedded)
         shards, width = self.tables.shards, self.tables.weight.shape[1]
-        ids, gradients, *self.own = shards.give(fetched, gradient.view(-1, width))
-        return ids, gradients
+        replicated, self.own = shards.give(fetched, gradient.view(-1, width))
+        return replicated
 
     def update(
         self, ids: torch.Tensor, gradients: torch.Tensor, rate: float, global_rows: int

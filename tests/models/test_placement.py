@@ -15,7 +15,7 @@ ROW = 100
 
 def rows_of(run: Run) -> dict[int, int]:
     """Row of the whole -> local row."""
-    return {run.first + i * run.step: run.at + i for i in range(run.count)}
+    return {run.first + i * run.step: run.at + i for i in range(run.rows)}
 
 
 @given(
@@ -81,7 +81,7 @@ def test_overlap_is_the_rows_that_both_have(run: Run, other: Run) -> None:
     expected = [(mine[row], theirs[row]) for row in sorted(set(mine) & set(theirs))]
     both = overlap(run, other)
     found = [] if both is None else [
-        (both.at + i * both.step, both.other_at + i * both.other_step) for i in range(both.count)
+        (both.at + i * both.step, both.other_at + i * both.other_step) for i in range(both.rows)
     ]  # fmt: skip
     assert found == expected
 
