@@ -87,11 +87,13 @@ class Ranks:
         b, known to all. Part a [counts[a][rank], w] came from rank a. Like with `gather_equal` it
         may change with the next but one call.
         """
-        width = rows.shape[1]
-        given, taken = list(counts[self.rank]), [row[self.rank] for row in counts]
         if self.size == 1:
             return [rows]
+        width = rows.shape[1]
+        given, taken = list(counts[self.rank]), [row[self.rank] for row in counts]
         most = max(sum(row) for row in counts) * width
+        if not most:
+            return [rows.new_empty((0, width)) for _ in counts]
         self._prepare(most)
         if self._shared is None:
             parts = rows.new_empty((sum(taken), width))

@@ -173,8 +173,8 @@ def place(tables: Mapping[str, int], row_bytes: int, ranks: int, limit_bytes: fl
         f" {gib(made.local_bytes)} a rank on {ranks} {'rank' if ranks == 1 else 'ranks'};"
         f" table_memory_gib allows {gib(limit_bytes)}",
         why="counted are weights, optimizer state and the copy of the best weights",
-        todo=f"train on {needed} ranks, or raise table_memory_gib, min_count or lower"
-        " embedding_size" if needed else f"raise table_memory_gib above {least}",
+        todo=f"train on {needed} ranks, raise table_memory_gib or min_count, or lower"
+        " embedding_size" if needed else f"raise table_memory_gib to {least} or more",
     )  # fmt: skip
 
 
@@ -190,5 +190,5 @@ def ranks_needed(sizes: Sequence[int], row_bytes: int, limit_bytes: float) -> in
 
 
 def gib(count: float) -> str:
-    """Bytes for people: three digits that matter."""
-    return f"{count / GIB:.3g} GiB"
+    """Bytes for people: four digits that matter."""
+    return f"{count / GIB:.4g} GiB"

@@ -128,51 +128,58 @@ def test_all_tables_with_rows_to_spread_on_three_ranks_with_plain_sgd(
     assert_close(three, one)
 
 
-@needs_mpi
-def test_killed_while_saving_it_resumes_on_one_two_and_three_ranks(
-    tmp_path: Path, data: Path, sharded: Path
-) -> None:
-    spec = spec_of(tmp_path, data, 2, 250, checkpoint_s=0.0)
+@pytest.fixture(scope="module")
+def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of 2 ranks that were killed while they saved, first one, then the other."""
+    work = tmp_path_factory.mktemp("killed")
+    spec = spec_of(work, data, 2, 250, checkpoint_s=0.0)
     folder = Path(spec["checkpoints"])
-    for rank in (1, 0):  # twice: the second job goes on from what the first has left
-        job, before = launch(spec, tmp_path), len(messages(tmp_path, "saved"))
-        wait_for(lambda before=before: len(messages(tmp_path, "saved")) >= before + 4)
-        pid = rank_pid(tmp_path / "spec.json", rank)
+    for rank in (1, 0):  # the second job goes on from what the first has left
+        job, before = launch(spec, work), len(messages(work, "saved"))
+        wait_for(lambda before=before: len(messages(work, "saved")) >= before + 4)
+        pid = rank_pid(work / "spec.json", rank)
         wait_for(lambda: list(folder.glob(".writing-*/*")))
         os.kill(pid, signal.SIGKILL)
         job.wait(60)
-    assert not messages(tmp_path, "result")
-    assert {p.name for p in checkpoint.checkpoints(folder)[-1].iterdir()} == {
+    assert not messages(work, "result")
+    return folder
+
+
+@needs_mpi
+@pytest.mark.parametrize(("ranks", "rows"), [(1, None), (2, 250), (3, 124)])
+def test_killed_while_saving_it_resumes_on_any_number_of_ranks(
+    tmp_path: Path, data: Path, sharded: Path, killed: Path, ranks: int, rows: int | None
+) -> None:
+    assert {path.name for path in checkpoint.checkpoints(killed)[-1].iterdir()} == {
         "manifest.json", "rank-0000.safetensors", "rank-0001.safetensors",
     }  # fmt: skip
-    for ranks, rows in ((2, 250), (1, None), (3, 124)):
-        work = tmp_path / str(ranks)
-        shutil.copytree(folder, work / "checkpoints")
-        trained(work, data, ranks, rows)
-        assert [m for m in messages(work, "note") if m["text"].startswith("resumed from step")]
-        assert_close(work, sharded)
-        assert result(work)["best"]["step"] == result(sharded)["best"]["step"]
-        assert result(work)["rows"] == result(sharded)["rows"]
-    assert result(tmp_path / "2")["weights_sha256"] == result(sharded)["weights_sha256"]
+    shutil.copytree(killed, tmp_path / "checkpoints")
+    trained(tmp_path, data, ranks, rows)
+    assert [m for m in messages(tmp_path, "note") if m["text"].startswith("resumed from step")]
+    assert_close(tmp_path, sharded)
+    ours, whole = result(tmp_path), result(sharded)
+    assert ours["best"]["step"] == whole["best"]["step"]
+    assert ours["rows"] == whole["rows"]
+    if ranks == 2:
+        assert ours["weights_sha256"] == whole["weights_sha256"]
 
 
 @needs_mpi
 def test_a_rank_holds_its_part_only(tmp_path: Path) -> None:
-    """300 MB of rows, most of them in two tables, on one rank and on two, from the first step on
-    and from a checkpoint."""
+    """400 MB of rows on one rank and on two, from the first step on and from a checkpoint."""
     sizes = (400_000, 7, 10, 600_000)
     data = write_data(tmp_path / "data", {"train": 200, "valid": 50, "test": 0}, sizes)
-    settings = {"embedding_size": 32, "epochs": 1}
+    settings = {"embedding_size": 48, "epochs": 1}
     one = trained(tmp_path / "one", data, 1, None, settings=settings)
     two = trained(tmp_path / "two", data, 2, 600_000, settings=settings)
     placement = result(two)["placement"]
     assert set(placement["tables"].values()) == {"replicated", "sharded"}
     saved = placement["gib_replicated"] - placement["gib_per_rank"]
-    assert saved > 0.12
+    assert saved > 0.18
     peaks = [result(one)["peak_rss_gib"], result(two)["peak_rss_gib"]]
     trained(two, data, 2, 600_000, settings=settings)  # nothing to do but to load and to write
     peaks.append(result(two)["peak_rss_gib"])
-    assert max(peaks[1:]) < peaks[0] - 0.8 * saved
+    assert max(peaks[1:]) < peaks[0] - 0.7 * saved
 
 
 def test_tables_that_cannot_fit_are_bad_input(
