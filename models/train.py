@@ -1,7 +1,8 @@
 """`python -m models.train spec.json`: one training, by 1..n ranks. The keys: models/README.md.
 
 The story: join the other ranks, make the task, go on from a checkpoint if there is one, train,
-write the best weights. Only rank 0 writes; the test split is never read.
+write the best weights. Rank 0 writes, and each rank its own part of a checkpoint where tables are
+spread over the ranks; the test split is never read.
 """
 
 from __future__ import annotations
