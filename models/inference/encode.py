@@ -46,10 +46,8 @@ def encode(dictionary: Dictionary, column: Column) -> tuple[Array, int, int]:
 
     0 is the id of both.
     """
-    ids = np.append(dictionary.ids(column.values), np.int32(0))  # the last code means missing
-    found: Array = ids[column.codes]
-    missing = int(np.count_nonzero(column.codes == len(column.values)))
-    return found, missing, int(np.count_nonzero(found == 0)) - missing
+    found = column.ids(dictionary)
+    return found, column.missing, int(np.count_nonzero(found == 0)) - column.missing
 
 
 class Encoder:

@@ -23,7 +23,7 @@ TEXT_ENDINGS = (".tsv", ".txt", ".csv")
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
 CHUNK_BYTES = 32 << 20  # text of one chunk of rows
 LONGEST_LINE = 1 << 20
-READ_BYTES = 4 << 20
+READ_BYTES = CHUNK_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,15 +182,17 @@ def _range(unit: Unit) -> Iterator[bytes]:
             while head and not head.endswith(b"\n") and file.tell() < unit.stop:
                 head = file.readline(LONGEST_LINE + 1)
             start = file.tell()
-            if not head.endswith(b"\n"):
+            if start >= unit.stop or not head.endswith(b"\n"):
                 return
-        while start < unit.stop:
-            text = file.read(min(READ_BYTES, unit.stop - start))
+        file.seek(unit.stop - 1)
+        file.readline(LONGEST_LINE + 1)  # the rest of the last line
+        stop = file.tell()
+        file.seek(start)
+        while start < stop:
+            text = file.read(min(READ_BYTES, stop - start))
             if not text:
                 return
             start += len(text)
-            if start >= unit.stop and not text.endswith(b"\n"):
-                text += file.readline(LONGEST_LINE + 1)
             yield text
 
 
@@ -229,7 +231,7 @@ def _whole_lines(texts: Iterator[bytes], problems: Problems) -> Iterator[bytes]:
     for text in texts:
         cut = text.rfind(b"\n") + 1
         if cut:
-            pieces += [tail, text[:cut]]
+            pieces += [piece for piece in (tail, text[:cut]) if piece]
             length += len(tail) + cut
             tail = text[cut:]
         else:
@@ -245,4 +247,4 @@ def _whole_lines(texts: Iterator[bytes], problems: Problems) -> Iterator[bytes]:
             yield b"".join(pieces)
             pieces, length = [], 0
     if tail or length:
-        yield b"".join([*pieces, tail])
+        yield b"".join([*pieces, tail] if tail else pieces)
