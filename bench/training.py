@@ -62,13 +62,18 @@ def generated(folder: Path, rows: int, seed: int, split: dict[str, Any] = SPLIT)
 
 def prepared(folder: Path, logs: Path, profile: str, split: dict[str, Any] = SPLIT) -> Path:
     """The ETL's blocks of click logs, with the profile's min_count."""
-    settings = {"min_count": catalog.load("dlrm").profiles[profile]["min_count"]}
-    work("models.dlrm.etl", "etl", folder, {
-        "dataset": {"format": "criteo", "paths": [str(logs)], "columns": None}, "split": split,
-        "engine": "sail", "address": None, "settings": settings, "cores": 2, "memory_gib": 4,
-        "work": str(folder / "work"),
-    })  # fmt: skip
+    min_count = int(catalog.load("dlrm").profiles[profile]["min_count"])
+    work("models.dlrm.etl", "etl", folder, etl_spec(folder, logs, min_count, split))
     return folder / "output"
+
+
+def etl_spec(folder: Path, logs: Path, min_count: int, split: dict[str, Any]) -> dict[str, Any]:
+    """The spec of the ETL of click logs on the embedded engine."""
+    return {
+        "dataset": {"format": "criteo", "paths": [str(logs)], "columns": None}, "split": split,
+        "engine": "sail", "address": None, "settings": {"min_count": min_count},
+        "cores": len(os.sched_getaffinity(0)), "memory_gib": 4, "work": str(folder / "work"),
+    }  # fmt: skip
 
 
 def trained(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Needs numpy and pyarrow, no Spark: inference reads dictionaries too.
 
 from __future__ import annotations
 
+import binascii
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -41,8 +42,12 @@ def hex_text(keys: Array) -> Any:
 
 def hex_number(text: Any) -> Array:
     """The keys uint32 [n] of an Arrow array of 8-digit hex text without nulls."""
-    whole = "".join(text.to_pylist())
-    return np.frombuffer(bytes.fromhex(whole), dtype=">u4").astype(np.uint32)
+    if not len(text):
+        return np.empty(0, np.uint32)
+    _, offsets, data = text.buffers()
+    first = int(np.frombuffer(offsets, np.int32)[text.offset])
+    raw = binascii.unhexlify(data[first : first + 8 * len(text)])
+    return np.frombuffer(raw, ">u4").astype(np.uint32)
 
 
 def write_dictionary(path: Path, values: Any, counts: Any) -> None:
