@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +19,7 @@ import pyarrow.parquet as pq
 
 from bench import training
 from bench.harness import judge, python_of, spread
+from bench.training import Cost
 from models.recdp.blocks import SPLITS, Array, Manifest
 from models.recdp.criteo import CATEGORICAL
 from models.recdp.dictionary import dictionary_path
@@ -30,18 +29,6 @@ ROWS, SEED, MIN_COUNT, LARGE = 1_000_000, 20261127, 2, 4
 BASELINES = ("polars", "duckdb", "pandas")
 TURNS = {"aiok": 5, "polars": 5, "duckdb": 5, "pandas": 3}
 CORES = len(os.sched_getaffinity(0))
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one job took: wall time, CPU-seconds of its processes, peak memory (all jobs work in
-    one process), and how many processors' worth of work was waiting when it began."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_gib: float
-    load: float
 
 
 def measure() -> list[dict[str, Any]]:
@@ -72,22 +59,13 @@ def cost(folder: Path, logs: Path, name: str) -> Cost:
 
 def run(folder: Path, logs: Path, name: str) -> Cost:
     """Run a job: training data in `folder`/output."""
-    about = {"split": training.SPLIT, "cores": CORES}
     if name == "aiok":
         module, environment = "models.dlrm.etl", "etl"
-        spec = training.etl_spec(folder, logs, MIN_COUNT, training.SPLIT)
+        spec = training.etl_spec(folder, logs, MIN_COUNT)
     else:
         module, environment = f"bench.baselines.{name}_etl", "bench"
-        spec = {**about, "paths": [str(logs)], "min_count": MIN_COUNT}
-    load = os.getloadavg()[0]
-    start = time.monotonic()
-    process = training.begin([python_of(environment)], module, folder, spec)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{name}: exit {process.returncode}: {(folder / 'log').read_text()}")
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / GIB, load)
+        spec = training.baseline_spec(logs, MIN_COUNT)
+    return training.timed([python_of(environment)], module, folder, spec)
 
 
 def differing(folder: Path, logs: Path, name: str) -> int:

@@ -2,7 +2,7 @@
 
 A line is label, 13 decimal ints, 26 categories of 8 hex digits, separated by TAB and ended by LF;
 an int or a category may be empty (missing). The reader finds all TABs and LFs of a block of text,
-loads the fields as words and checks and converts all words of all columns at once. Needs numpy only.
+loads the fields as words, and checks and converts all of them at once. Needs numpy only.
 Source of the layout: the public description of the Criteo Display Advertising data.
 """
 
@@ -206,12 +206,12 @@ class _Cells:
         word = self._words(start, 8)
         np.copyto(word, _ZEROS, where=empty)
         try:
-            raw = binascii.unhexlify(word)
+            raw = binascii.unhexlify(word.data)
         except binascii.Error:
             wrong = ~_HEX_DIGIT[word.view(np.uint8)].reshape(*word.shape, 8).all(axis=-1)
             bad |= wrong
             word[wrong] = _ZEROS
-            raw = binascii.unhexlify(word)
+            raw = binascii.unhexlify(word.data)
         return np.frombuffer(raw, ">u4").astype(np.uint32).reshape(word.shape), missing, bad
 
     def _describe(self, row: int, column: int, line: int) -> DataProblem:
