@@ -24,6 +24,7 @@ from models.recdp.transform import transform_numeric
 from models.worker import InputProblem
 
 Array = NDArray[Any]
+FIRST_BYTES = 1 << 16  # where a file's first line ends
 _TODO = "mend the file; nothing was written"
 
 
@@ -129,10 +130,10 @@ class Encoder:
 def _first_line(path: Path) -> bytes:
     """The first line of a text file, or what there is of it in the first bytes."""
     with path.open("rb") as file:
-        text = file.read(READ_BYTES // 64)
+        text = file.read(FIRST_BYTES)
     if path.name.lower().endswith(".gz"):
         try:
-            text = zlib.decompressobj(wbits=31).decompress(text, READ_BYTES // 4)
+            text = zlib.decompressobj(wbits=31).decompress(text, READ_BYTES)
         except zlib.error:
             return b""  # the reader says what is wrong with it
     return text.split(b"\n", 1)[0]

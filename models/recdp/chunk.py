@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.recdp import criteo
+from models.recdp import criteo, sources
 from models.recdp.dictionary import Dictionary
 from models.recdp.problems import Problems
-from models.recdp.sources import Dataset, Unit, read_texts
+from models.recdp.sources import Dataset, Unit
 
 Array = NDArray[Any]
 _ALIGN = 64
@@ -151,33 +151,32 @@ def read_chunks(
         yield from read_table(dataset, unit, problems)
         return
     reader = criteo.CriteoReader(labelled, problems)
-    before = 0
-    for text in read_texts(unit, problems):
-        yield _criteo_chunk(reader, text, keep_numbers), reader.lines - before
-        before = reader.lines
-
-
-def _criteo_chunk(reader: criteo.CriteoReader, text: bytes, keep_numbers: bool) -> Chunk:
-    room = criteo.count_lines(text) + 1
-    label = np.empty(room, np.uint8)
-    numeric = np.empty((room, len(criteo.NUMERIC)), np.float64 if keep_numbers else np.float32)
-    keys = np.empty((len(criteo.CATEGORICAL), room), np.uint32)
-    absent = np.empty(keys.shape, bool)
-    count = 0
-    for block in reader.blocks(text):
-        rows = slice(count, count + len(block.label))
-        label[rows] = block.label
+    parts: list[tuple[Array, ...]] = []
+    size = before = 0
+    for text in sources.read_texts(unit, problems):
+        rows = reader.read(text)
         if keep_numbers:
-            numeric[rows] = np.where(block.int_missing, np.nan, block.ints)
+            numeric = np.where(rows.int_missing, np.nan, rows.ints)
         else:
-            numeric[rows] = log_ints(block.ints.T).T
-        keys[:, rows], absent[:, rows] = block.keys.T, block.key_missing.T
-        count = rows.stop
+            numeric = np.ascontiguousarray(log_ints(rows.ints.T).T)
+        parts.append((rows.label, numeric, rows.keys, rows.key_missing))
+        size += len(text)
+        if size >= sources.CHUNK_BYTES:
+            yield _criteo_chunk(parts), reader.lines - before
+            parts, size, before = [], 0, reader.lines
+    if parts:
+        yield _criteo_chunk(parts), reader.lines - before
+
+
+def _criteo_chunk(parts: list[tuple[Array, ...]]) -> Chunk:
+    """Parts of label [n], numeric [n, 13], keys [n, 26], key_missing [n, 26], put together."""
+    label, numeric = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+    keys, absent = (np.concatenate([part[place].T for part in parts], axis=1) for place in (2, 3))
     columns = [
-        KeyColumn(values[:count], where[:count] if where[:count].any() else None)
+        KeyColumn(values, where if where.any() else None)
         for values, where in zip(keys, absent, strict=True)
     ]
-    return Chunk(label[:count], numeric[:count], columns)
+    return Chunk(label, numeric, columns)
 
 
 def log_ints(ints: Array) -> Array:

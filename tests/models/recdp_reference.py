@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from models.recdp.blocks import SPLITS, Manifest
-from models.recdp.criteo import CriteoReader, CriteoRows
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SAMPLE = DATA / "criteo_sample.tsv"
@@ -43,14 +42,6 @@ def prepare_lines(lines: list[str], borders: tuple[int, int], min_count: int):
     )  # fmt: skip
     label = np.array([int(row[0]) for row in fields], np.uint8)
     return numeric, ids, label, dictionaries
-
-
-def read_rows(reader: CriteoReader, text: bytes) -> CriteoRows:
-    """All rows of a text as one."""
-    blocks = list(reader.blocks(text)) or list(CriteoReader().blocks(b"\n"))  # no rows
-    return CriteoRows(**{
-        name: np.concatenate([getattr(block, name) for block in blocks]) for name in vars(blocks[0])
-    })  # fmt: skip
 
 
 def read_all(folder: Path):

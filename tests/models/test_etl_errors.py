@@ -19,7 +19,6 @@ from models.recdp import sources
 from models.recdp.criteo import CriteoReader
 from models.recdp.problems import LISTED, describe_bytes
 from models.worker import BAD_INPUT, InputProblem, StopFlag, Stopped
-from tests.models.recdp_reference import read_rows
 
 pytestmark = pytest.mark.environment("etl")
 
@@ -63,7 +62,7 @@ CASES = {
 def test_bad_line(name):
     content, place, expected = CASES[name]
     reader = CriteoReader()
-    rows = read_rows(reader, content)
+    rows = reader.read(content)
     assert reader.problems.total >= 1
     shown = str(reader.problems.listed[0])
     assert place in shown and expected in shown
@@ -155,7 +154,7 @@ def test_any_bytes_are_read_or_refused(lines):
     """A line is either a row with the values Python reads from it, or a problem. Never both."""
     content = b"".join(b"\t".join(fields) + b"\n" for fields in lines)
     reader = CriteoReader()
-    rows = read_rows(reader, content)
+    rows = reader.read(content)
     assert reader.lines == len(lines)
     assert len(rows.label) + len({p.line for p in reader.problems.listed}) >= min(1, len(lines))
     assert (reader.problems.total == 0) == (len(rows.label) == len(lines))
@@ -164,7 +163,7 @@ def test_any_bytes_are_read_or_refused(lines):
 @given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 2**32 - 1), st.booleans())
 def test_every_value_in_range_is_read_exactly(number, key, upper):
     digits = f"{key:08X}" if upper else f"{key:08x}"
-    rows = read_rows(CriteoReader(), text(line(1, str(number))) + text(line(39, digits)))
+    rows = CriteoReader().read(text(line(1, str(number))) + text(line(39, digits)))
     assert rows.ints[0, 0] == number
     assert rows.keys[1, 25] == key
 

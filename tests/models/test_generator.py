@@ -13,7 +13,6 @@ from models.metrics import auc
 from models.recdp.criteo import CriteoReader
 from models.recdp.split import Split
 from models.worker import InputProblem, StopFlag, Stopped
-from tests.models.recdp_reference import read_rows
 
 pytestmark = pytest.mark.environment("etl")
 
@@ -29,7 +28,7 @@ def make(folder, recorder, rows=40_000, stop=None, **changes):
 
 def read(folder):
     reader = CriteoReader()
-    rows = read_rows(reader, b"".join(p.read_bytes() for p in sorted(folder.glob("*.tsv"))))
+    rows = reader.read(b"".join(p.read_bytes() for p in sorted(folder.glob("*.tsv"))))
     assert reader.problems.total == 0, reader.problems.listed
     return rows
 
