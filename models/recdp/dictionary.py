@@ -95,7 +95,7 @@ class KeySlots:
 
     A level has at least two slots a key, and a slot holds one id: that of the most frequent key
     that falls into it. The others go on to the next level, a fifth of the size, with another hash
-    (multiply and shift, Dietzfelbinger et al. 1997). Together at most 20 bytes a key.
+    (multiply and shift, Dietzfelbinger et al. 1997). Together 14 to 24 bytes a key.
     """
 
     def __init__(self, keys: Array) -> None:

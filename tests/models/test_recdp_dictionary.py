@@ -46,7 +46,9 @@ def test_keys_and_codes_are_the_same_column(values, data):
     column = KeyColumn(np.array([value or 0 for value in values], np.uint32),
                        absent if absent.any() else None)  # fmt: skip
     chosen = np.array([data.draw(st.booleans()) for _ in values], bool)
-    counted = [value for value, one in zip(values, chosen, strict=True) if one and value is not None]
+    counted = [
+        value for value, one in zip(values, chosen, strict=True) if one and value is not None
+    ]
     found, count = column.counts(chosen)
     assert dict(zip(found.tolist(), count.tolist(), strict=True)) == {
         value: counted.count(value) for value in counted
