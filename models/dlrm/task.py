@@ -15,6 +15,7 @@ from models import cpu
 from models.dist import Ranks
 from models.dlrm.fused_head import FusedHead
 from models.dlrm.network import Dlrm, FusedTables, SeparateTables, first_order, initialize
+from models.ipex import Extension
 from models.loop_data import Batch, Rows
 from models.loop_dense import DenseParameters
 from models.loop_tables import Exchange, RowwiseAdagrad, RowwiseSgd, combine
@@ -47,6 +48,10 @@ class DlrmTask:
             self.fused_head = FusedHead(
                 self.network, torch.bfloat16 if self.precision == "bf16" else torch.float32
             )
+
+    def accelerate(self, extension: Extension) -> None:
+        """Train with Intel Extension for PyTorch."""
+        self.dense.fuse(self.network, extension)
 
     def rows(self, split: str) -> Rows:
         """The rows of a split."""
@@ -282,6 +287,10 @@ class DlrmScorer:
 
     def __init__(self, network: Dlrm, manifest: Manifest) -> None:
         self.network, self.manifest = network, manifest
+
+    def accelerate(self, extension: Extension) -> None:
+        """Score with Intel Extension for PyTorch."""
+        extension.for_inference(self.network)
 
     def rows(self, split: str) -> Rows:
         """The rows of a split."""
