@@ -3,8 +3,8 @@
 Three ways on the same files, alternating: the `torch` environment, the `ipex` environment with the
 extension switched off (its older torch alone), and with it. One thread each: that is what the
 kernels cost, and waiting for a second thread on a busy machine would hide it. Inference is batch
-1,024 by the export worker's own measurement. The weights of the ways are compared number by number,
-and scored by stock torch.
+1,024 by the export worker's own measurement, where the ways of one environment alternate. The
+weights are compared number by number, and scored by stock torch.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from bench import training
 from bench.harness import spread
 
 ENVIRONMENTS = ("bench", "etl", "torch", "ipex")
-ROWS, SEED, PAIRS = 100_000, 20261127, 3
+ROWS, SEED, PAIRS = 80_000, 20261127, 3
 PROFILES = ("optimized", "stock")
 WAYS = {"torch": ("torch", False), "older torch": ("ipex", False), "ipex": ("ipex", True)}
 LARGEST_WEIGHT_DIFFERENCE = 0.01
 LARGEST_AUC_DIFFERENCE = 0.001
-Figures = dict[str, Any]
+Figures = dict[str, float]
 
 
 def measure() -> list[dict[str, Any]]:
@@ -43,33 +43,46 @@ def measure() -> list[dict[str, Any]]:
                 for way in WAYS:
                     runs[way].append(run(folder / profile / way / str(pair), data, profile, way))
                     print(profile, way, runs[way][-1], flush=True)
-            last = [folder / profile / way / str(PAIRS - 1) for way in ("torch", "ipex")]
-            found += speed_rows(profile, runs)
-            found += equality_rows(profile, data, *last)
+            stock, ipex = (folder / profile / way / str(PAIRS - 1) for way in ("torch", "ipex"))
+            found += training_rows(profile, runs)
+            speeds = scored(ipex, data, "ipex"), scored(stock, data, "torch")
+            found.append(inference_row(profile, *speeds))
+            found += equality_rows(profile, data, stock, ipex)
+        torches = [versions(folder / "stock" / way / "0") for way in ("torch", "ipex")]
+    about = {
+        "data": f"{ROWS:,} generated rows, seed {SEED}, 70/10/20 by time, one epoch, one thread; "
+                f"torch {torches[0]['torch']} against {torches[1]['torch']} with extension "
+                f"{torches[1]['ipex']}",
+    }  # fmt: skip
+    return [{**about, **row} for row in found]
+
+
+def versions(folder: Path) -> dict[str, str]:
+    """What a training in that folder ran on."""
+    model = json.loads((folder / "output" / "model.json").read_text())
+    found: dict[str, str] = model["versions"]
     return found
 
 
 def run(folder: Path, data: Path, profile: str, way: str) -> Figures:
-    """One epoch, and the scoring speeds by name."""
+    """One epoch of training."""
     environment, switch = WAYS[way]
-    spec = training.train_spec(
-        folder, data, profile, ipex=switch, settings={"epochs": 1, "evals_per_epoch": 1}
-    )
-    trained = training.work("models.train", environment, folder, spec)
-    speeds: dict[str, float] = {}
-    if way != "older torch":  # the export in the ipex environment times it beside the extension
-        exported = training.work("models.inference.export", environment, folder / "export", {
-            "ipex": switch, "model": "dlrm", "data": str(data), "weights": str(folder / "output"),
-            "dataset": {"format": "criteo", "columns": None}, "threads": 1,
-            "max_metric_drop": 1.0, "metric": "auc",
-        })  # fmt: skip
-        bundle = json.loads((Path(exported["bundle"]) / "bundle.json").read_text())
-        speeds = {one["name"]: one["rows_per_second"] for one in bundle["measured"]["ways"]}
-    return {
-        "rows_per_second": trained["rows_per_second"], "cpu_seconds": trained["cpu_seconds"],
-        "speeds": speeds,
-        "versions": json.loads((folder / "output" / "model.json").read_text())["versions"],
-    }  # fmt: skip
+    settings = {"epochs": 1, "evals_per_epoch": 1, "min_steps": 1}
+    spec = training.train_spec(folder, data, profile, ipex=switch, settings=settings)
+    values = training.work("models.train", environment, folder, spec)
+    return {"rows/s": values["rows_per_second"], "CPU-s": values["cpu_seconds"]}
+
+
+def scored(folder: Path, data: Path, way: str) -> dict[str, list[float]]:
+    """Rows/s of every way to score the model in a folder; the repeats of all of them alternate."""
+    environment, switch = WAYS[way]
+    result = training.work("models.inference.export", environment, folder / "export", {
+        "ipex": switch, "model": "dlrm", "data": str(data), "weights": str(folder / "output"),
+        "dataset": {"format": "criteo", "columns": None}, "threads": 1, "max_metric_drop": 1.0,
+        "metric": "auc",
+    })  # fmt: skip
+    bundle = json.loads((Path(result["bundle"]) / "bundle.json").read_text())
+    return {one["name"]: one["repeats"] for one in bundle["measured"]["ways"]}
 
 
 def difference(one: Path, other: Path) -> float:
@@ -91,28 +104,27 @@ def weights(path: Path) -> dict[str, NDArray[np.float32]]:
     }
 
 
-def speed_rows(profile: str, runs: dict[str, list[Figures]]) -> list[dict[str, Any]]:
-    """Training and inference of one profile, the extension beside stock torch."""
-    stock, ipex = runs["torch"], runs["ipex"]
-    names = {way: figures[-1]["versions"] for way, figures in runs.items()}
-    about = {
-        "data": f"{ROWS:,} generated rows, seed {SEED}, 70/10/20 by time, one epoch, "
-                f"one thread; torch {names['torch']['torch']} against torch "
-                f"{names['ipex']['torch']} with extension {names['ipex']['ipex']}",
-    }  # fmt: skip
-    older = median(f["rows_per_second"] for f in runs["older torch"])
-    found = [
-        _compared(f"training, {profile}", "rows/s", [f["rows_per_second"] for f in ipex],
-                  [f["rows_per_second"] for f in stock],
-                  f"its torch without the extension: {older:,.0f} rows/s"),
-        _compared(f"training, {profile}, an epoch", "CPU-s", [f["cpu_seconds"] for f in ipex],
-                  [f["cpu_seconds"] for f in stock], ""),
-        _compared(f"inference, {profile}, batch 1,024", "rows/s",
-                  [f["speeds"]["ipex"] for f in ipex], [_eager(f) for f in stock],
-                  f"its torch without the extension: {median(_eager(f) for f in ipex):,.0f}, "
-                  f"OpenVINO: {median(_openvino(f) for f in stock):,.0f} rows/s"),
-    ]  # fmt: skip
-    return [{**about, **row} for row in found]
+def training_rows(profile: str, runs: dict[str, list[Figures]]) -> list[dict[str, Any]]:
+    """Training with the extension beside the `torch` environment, pair by pair."""
+    found = []
+    for unit, name in (("rows/s", f"training, {profile}"), ("CPU-s", f"an epoch, {profile}")):
+        ours, stock, older = ([one[unit] for one in runs[way]]
+                              for way in ("ipex", "torch", "older torch"))  # fmt: skip
+        alone = f"its torch without it: {_rounded(median(older), unit)} {unit}"
+        found.append(_compared(name, unit, ours, stock, alone))
+    return found
+
+
+def inference_row(
+    profile: str, ipex: dict[str, list[float]], stock: dict[str, list[float]]
+) -> dict[str, Any]:
+    """Scoring with the extension beside its own torch, which took turns with it."""
+    newer, exported = median(_best(stock, "torch")), median(_best(stock, "openvino"))
+    return _compared(
+        f"inference, {profile}, batch 1,024", "rows/s", ipex["ipex"], _best(ipex, "torch"),
+        f"baseline: its own torch; the torch environment: {newer:,.0f} rows/s, with OpenVINO "
+        f"{exported:,.0f}",
+    )  # fmt: skip
 
 
 def equality_rows(profile: str, data: Path, stock: Path, ipex: Path) -> list[dict[str, Any]]:
@@ -132,13 +144,13 @@ def equality_rows(profile: str, data: Path, stock: Path, ipex: Path) -> list[dic
     ]  # fmt: skip
 
 
-def _eager(figures: Figures) -> float:
-    """The faster of torch's two eager ways."""
-    return max(speed for name, speed in figures["speeds"].items() if name.startswith("torch"))
+def _best(speeds: dict[str, list[float]], kind: str) -> list[float]:
+    """The repeats of the fastest way of a kind."""
+    return max((found for name, found in speeds.items() if name.startswith(kind)), key=median)
 
 
-def _openvino(figures: Figures) -> float:
-    return max(speed for name, speed in figures["speeds"].items() if name.startswith("openvino"))
+def _rounded(value: float, unit: str) -> float:
+    return round(value, 2) if unit == "CPU-s" else round(value)
 
 
 def _compared(
@@ -154,9 +166,8 @@ def _compared(
         words = f"no difference beyond the noise of the runs: {ratio:.2f}x"
     elif ratio > 1:
         words = f"the extension gains {ratio:.2f}x"
-    digits = 2 if unit == "CPU-s" else None
     return {
-        "name": name, "value": round(median(ipex), digits), "unit": unit,
-        "baseline": round(median(stock), digits), "ratio": round(ratio, 3),
-        "spread": round(apart, 3), "note": f"{words}; {more}".removesuffix("; "),
+        "name": name, "value": _rounded(median(ipex), unit), "unit": unit,
+        "baseline": _rounded(median(stock), unit), "ratio": round(ratio, 3),
+        "spread": round(apart, 3), "note": f"{words}; {more}",
     }  # fmt: skip
