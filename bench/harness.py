@@ -138,7 +138,7 @@ def inside(arguments: list[str]) -> None:
 
 def pythons(environments: tuple[str, ...]) -> dict[str, str]:
     """Install what a benchmark needs; the Python of each environment."""
-    from engine.environments import environment_folder, install_environment
+    from engine.environments import environment_folder, install_environment, size_to_install
     from hosts.local import LocalTransport
 
     found = {}
@@ -154,6 +154,8 @@ def pythons(environments: tuple[str, ...]) -> dict[str, str]:
                 last = phase
                 print(f"environment {name}: {phase}", file=sys.stderr, flush=True)
 
+        if size := size_to_install(environment, LocalTransport()):
+            print(f"environment {environment}: {size}", file=sys.stderr, flush=True)
         install_environment(environment, LocalTransport(), show)
         found[environment] = str(environment_folder(environment) / "bin" / "python")
     return found

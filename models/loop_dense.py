@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+
+from models.ipex import Extension
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -39,6 +41,18 @@ class DenseParameters:
         if optimizer == "adam":
             self._state = {"step": torch.zeros(()), "mean": torch.zeros(total),
                            "square": torch.zeros(total)}  # fmt: skip
+        self._fused: Callable[[float], None] | None = None
+
+    def fuse(self, network: nn.Module, extension: Extension) -> None:
+        """Let the extension do the optimizer's steps, on these values and this state."""
+        made: torch.optim.Optimizer = torch.optim.SGD([self.values], lr=1.0)
+        if self.optimizer == "adam":
+            made = torch.optim.Adam([self.values], lr=1.0, betas=(_BETA_1, _BETA_2), eps=_EPSILON)
+            made.state[self.values] = {
+                "step": self._state["step"], "exp_avg": self._state["mean"],
+                "exp_avg_sq": self._state["square"],
+            }  # fmt: skip
+        self._fused = extension.fused_step(network, made)
 
     def zero(self) -> None:
         """Clear gradients and signals."""
@@ -52,6 +66,9 @@ class DenseParameters:
         """
         values, gradient = self.values.data, self.values.grad
         values.mul_(1.0 - rate * self.weight_decay)
+        if self._fused is not None:
+            self._fused(rate)
+            return
         if self.optimizer == "sgd":
             values.add_(gradient, alpha=-rate)
             return

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from models import catalog, checkpoint, cpu, dist
+from models import catalog, checkpoint, cpu, dist, ipex
 from models.api import ModelSpec
 from models.loop import SIGNALS, Loop, Plan, Progress
 from models.messages import Messenger, Note
@@ -27,14 +27,19 @@ from models.worker import InputProblem, StopFlag, run
 def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str, Any]:
     """One training as spec.json says; the values of the result on rank 0."""
     model, settings = model_settings(spec)
+    extension = ipex.load(bool(spec.get("ipex")))
     cpu.prepare(int(spec["threads"]), keep_memory=bool(settings["keep_memory"]))
     with dist.joined(int(spec["ranks"]), spec.get("rendezvous")) as ranks:
         make = import_module(f"models.{model.name}.task").TASK
         task = make(settings, spec["data"], int(spec["seed"]), ranks, SIGNALS)
         if not task.rows("train").rows:
             raise InputProblem(f"{spec['data']} has no training rows", todo="check the split")
+        if extension:
+            task.accelerate(extension)
         if ranks.rank == 0:
-            messenger.send(Note(text=f"computes in {task.precision}: {task.precision_reason}"))
+            with_it = f", with {extension.note}" if extension else ""
+            text = f"computes in {task.precision}: {task.precision_reason}{with_it}"
+            messenger.send(Note(text=text))
             if task.placed():
                 messenger.send(Note(text=task.placement.sentence()))
         made = plan(spec, model, settings, task.rows("train").rows)
@@ -55,7 +60,8 @@ def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[st
             "version": 1, "model": model.name, "settings": settings, **task.describe(),
             "seed": spec["seed"], "metrics": {"valid": values["best"]["valid"]},
             "weights_sha256": sha256,
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__),
+                         "ipex": extension.version if extension else None},
         }  # fmt: skip
         checkpoint.write_model(output, described)
         return values

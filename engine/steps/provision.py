@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import events as ev
-from engine.environments import install_environment
+from engine.environments import install_environment, size_to_install
 from engine.plan import Step
 from engine.steps.context import Context
 
@@ -29,6 +29,8 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
                 unit="",
             )  # fmt: skip
 
+        if size := size_to_install(name, context.transport):
+            context.emit(ev.Noted, step=step.id, text=f"installs the environment {name}: {size}")
         fresh = install_environment(name, context.transport, report, context.stop_level)
         if fresh:
             seconds[name] = round(time.monotonic() - begun, 1)

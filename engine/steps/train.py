@@ -19,6 +19,7 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     meeting = jobs_folder() / f"{context.folder.id}.{step.id}.{context.attempt}.rendezvous"
     meeting.unlink(missing_ok=True)
     spec = {
+        "ipex": step.environment == "ipex",
         "model": step.settings["model"],
         "settings": step.settings["settings"],
         "data": str(context.output_of("etl")),

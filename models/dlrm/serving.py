@@ -63,7 +63,10 @@ class Whole(nn.Module):
 
 
 def forms(network: Dlrm, model: dict[str, Any]) -> tuple[Form, ...]:
-    """The graphs worth trying, for a network and its model.json as load_network returns them."""
+    """The graphs worth trying, for a network and its model.json as load_network returns them.
+
+    The last one is the network without its tables.
+    """
     sizes = [int(size) for size in model["table_sizes"]]
     numeric, tables = len(model["numeric"]), len(sizes)
     parts = network.tables.parts(sizes)

@@ -23,6 +23,7 @@ from models.dlrm.network import (
     row_width,
 )
 from models.dlrm.sharded import ShardedTables, place_tables
+from models.ipex import Extension
 from models.loop_data import Batch, Rows
 from models.loop_dense import DenseParameters
 from models.loop_shards import Fetched
@@ -64,6 +65,10 @@ class DlrmTask:
             self.fused_head = FusedHead(
                 self.network, torch.bfloat16 if self.precision == "bf16" else torch.float32
             )
+
+    def accelerate(self, extension: Extension) -> None:
+        """Train with Intel Extension for PyTorch."""
+        self.dense.fuse(self.network, extension)
 
     def rows(self, split: str) -> Rows:
         """The rows of a split."""
@@ -347,6 +352,10 @@ class DlrmScorer:
 
     def __init__(self, network: Dlrm, manifest: Manifest) -> None:
         self.network, self.manifest = network, manifest
+
+    def accelerate(self, extension: Extension) -> None:
+        """Score with Intel Extension for PyTorch."""
+        extension.for_inference(self.network)
 
     def rows(self, split: str) -> Rows:
         """The rows of a split."""

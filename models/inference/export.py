@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from models import cpu
+from models import cpu, ipex
 from models.inference import bundle
 from models.inference.scoring import (
     PRECISION,
@@ -30,6 +30,7 @@ from models.inference.scoring import (
     convert,
     one_by_one,
     stream,
+    traced,
 )  # fmt: skip
 from models.messages import Messenger, Note, Progress
 from models.metrics import auc, logloss
@@ -76,6 +77,7 @@ class Trial:
 def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str, Any]:
     """Write the bundle into spec["output"] and return the step's figures."""
     threads, output = int(spec["threads"]), Path(spec["output"])
+    extension = ipex.load(bool(spec.get("ipex")))
     cpu.prepare(threads, False)
     serving = import_module(bundle.serving_module(str(spec["model"])))
     network, model = serving.load_network(spec["weights"])
@@ -92,6 +94,8 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
         stop.check()
         path = convert(form, output)
         exported.append(Trial(form.name, compiled(form, path, threads), stream))
+    if extension:  # the last form is the one without tables, where there are two
+        exported.append(Trial(ipex.FORM, traced(forms[-1], extension), stream))
 
     _judge([*eager, *exported], rows, str(spec["metric"]), threads, messenger, stop)
     _measure([*eager, *exported], rows, threads, messenger, stop)

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from models.ipex import Extension
+
 Array = NDArray[Any]
 Score = Callable[[Array, Array], Array]
 """(numeric float32 [n, N], ids int32 [n, T]) -> logits float32 [n]."""
@@ -41,21 +43,37 @@ class Form:
 
 def convert(form: Form, folder: Path) -> Path:
     """Write the graph as OpenVINO IR, NAME.xml and NAME.bin with fp32 weights, any batch size."""
-    example = tuple(
-        torch.zeros([2 if size < 0 else size for size in shape], dtype=_TYPES[kind][1])
-        for shape, kind in form.inputs
-    )
     with warnings.catch_warnings():
         # OpenVINO traces by torch.jit, which torch now advises against; that is theirs to change
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         model = ov.convert_model(
             form.module,
-            example_input=example,
+            example_input=_example(form),
             input=[(shape, _TYPES[kind][0]) for shape, kind in form.inputs],
         )
     path = folder / f"{form.file}.xml"
     ov.save_model(model, path, compress_to_fp16=False)
     return path
+
+
+def _example(form: Form) -> tuple[torch.Tensor, ...]:
+    """Two rows of zeros for a graph's inputs."""
+    return tuple(
+        torch.zeros([2 if size < 0 else size for size in shape], dtype=_TYPES[kind][1])
+        for shape, kind in form.inputs
+    )
+
+
+def traced(form: Form, extension: Extension) -> Score:
+    """The graph by Intel Extension for PyTorch, as a function for any number of callers."""
+    graph = extension.traced(form.module, _example(form))
+
+    def run(numeric: Array, ids: Array) -> Array:
+        with torch.inference_mode():
+            logits: Array = graph(*map(torch.from_numpy, form.feed(numeric, ids))).numpy()
+        return logits
+
+    return run
 
 
 def compiled(form: Form, path: Path, threads: int) -> Score:
