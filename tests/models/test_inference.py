@@ -24,7 +24,8 @@ from models.dlrm.network import Dlrm, initialize
 from models.dlrm.serving import eager, forms, load_network
 from models.dlrm.settings import SETTINGS
 from models.inference import bundle, export, predict
-from models.inference.scoring import Score, compiled, convert, one_by_one, stream
+from models.inference.scoring import F32, Score, one_by_one, stream
+from models.inference.trial import Trial
 from models.messages import Messenger
 from models.metrics import auc
 from models.recdp.blocks import Manifest, write_block
@@ -154,8 +155,10 @@ def test_every_form_gives_the_logits_of_the_network(
         wanted = network(torch.from_numpy(numeric), torch.from_numpy(ids)).numpy()
     found: dict[str, Score] = {"torch": eager(network)}
     for form in forms(network, model):
-        found[form.name] = compiled(form, convert(form, tmp_path), 2)
-    assert list(found) == ["torch", "openvino", "openvino_head"]
+        form.write(tmp_path, numeric, ids)
+        found[form.name] = form.load(tmp_path, 2)
+    graphs = ["openvino", "openvino_bf16", "openvino_head", "openvino_head_bf16"]
+    assert list(found) == ["torch", *graphs, "torch_lean"]  # too small for 8 bits
     for name, score in found.items():
         for count in (777, 1, 64):  # any batch size
             difference = np.abs(score(numeric[:count], ids[:count]) - wanted[:count]).max()
@@ -180,7 +183,7 @@ def test_export_writes_a_whole_bundle_and_says_what_it_measured(
     } <= set(content["files"])
     assert values["bytes"] == sum(entry["bytes"] for entry in content["files"].values())
     ways = {way["name"]: way for way in content["measured"]["ways"]}
-    assert set(ways) == {"torch", "torch, batches in parallel", "openvino", "openvino_head"}
+    assert {"torch, batch by batch", "torch", "openvino", "openvino_head", "torch_lean"} <= set(ways)
     assert all(len(way["repeats"]) == 5 for way in ways.values())
     assert max(way["max_logit_difference"] for way in ways.values()) < 1e-5
     assert values["batch_size"] == 1024 and abs(values["auc_drop"]) < 1e-5
@@ -193,10 +196,10 @@ def test_export_writes_a_whole_bundle_and_says_what_it_measured(
 
 
 def test_a_form_that_loses_too_much_or_is_another_function_is_not_kept(tmp_path: Path) -> None:
-    def trial(name: str, speed: float, drop: float = 0.0, difference: float = 0.0) -> export.Trial:
-        return export.Trial(
-            name, lambda numeric, _: numeric, stream, drop=drop, largest_difference=difference,
-            speeds=[speed], cpu_ms=[1.0],
+    def trial(name: str, speed: float, drop: float = 0.0, difference: float = 0.0) -> Trial:
+        return Trial(
+            name, F32, lambda numeric, _: numeric, stream, drop=drop,
+            largest_difference=difference, speeds=[speed], cpu_ms=[1.0],
         )  # fmt: skip
 
     tried = [trial("good", 150), trial("lossy", 400, drop=0.002),
@@ -205,7 +208,7 @@ def test_a_form_that_loses_too_much_or_is_another_function_is_not_kept(tmp_path:
     assert kept.name == "good"
     assert export._choose(trial("torch", 999), tried, 0.001, silent(tmp_path)).name == "torch"
     text = (tmp_path / "messages" / "rank-0000.jsonl").read_text()
-    assert "lossy: 4.00x the eager network, not kept: it loses 0.00200, more than 0.001" in text
+    assert "lossy (f32): 4.00x the eager network, not kept: it loses 0.00200, more than 0.001" in text
 
 
 def test_predict_equals_the_network_on_prepared_rows(
