@@ -1,12 +1,13 @@
 """DLRM for inference: the forms that are offered, and what each is fed.
 
 CPU-ms a batch of 1,024 on one AVX2 core (84 GFLOP/s by large products), profile `optimized`, whose
-159 MFLOP take 1.9 ms there: eager 4.1, `torch_lean` 3.5, `torch_int8` 2.9, `openvino_head` 3.7,
-`openvino` 4.5. Eager by parts: lookups 0.33, bottom MLP 0.35, joining 0.17, products of pairs 0.94,
-their selection 0.15, joining 0.10, top MLP 1.41. What was found on the way: 28 vectors instead of
-27 are multiplied in 0.68; selecting pairs by two index lists takes six times as long; OpenVINO's
-Gather needs 2.5x the time of torch's bag kernel, hence the form that looks up in torch; top MLP in
-8 bits 0.87, by OpenVINO on AVX2 4.2; chunks of 128 or 256 rows gain nothing.
+156 MFLOP take 1.9 ms there: eager 3.9 (one thread), `openvino` 3.6 to 4.5, `openvino_head` 3.6,
+`torch_lean` 3.6, `torch_int8` 3.2; `stock`: 15.2, 13.6, 14.0, 14.0, 9.0. Eager by parts: lookups
+0.33, bottom MLP 0.35, joining 0.17, products of pairs 0.94, their selection 0.15, joining 0.10, top
+MLP 1.41. What was found on the way: 28 vectors instead of 27 are multiplied in 0.68; selecting
+pairs by two index lists takes six times as long; OpenVINO's Gather needs 2.5x the time of torch's
+bag kernel, hence the form that looks up in torch; the top MLP in 8 bits takes 0.87, by OpenVINO on
+AVX2 4.2; chunks of 128 or 256 rows gain nothing; keeping freed memory gives OpenVINO a fifth.
 """
 
 from __future__ import annotations
@@ -71,9 +72,10 @@ class Whole(nn.Module):
 
 
 class Lean(nn.Module):
-    """DLRM by torch with one storage, nothing recorded and vectors padded to a multiple of 4.
+    """DLRM by torch with one storage: numeric [B, N] and per-table ids [B, T] -> logits [B].
 
-    numeric [B, N] and per-table ids [B, T] -> logits [B]; the MLPs may be others than trained.
+    The rows are looked up into a buffer with room for the bottom MLP's vector, so nothing is
+    joined, and for rows that only fill it up to a multiple of 4 vectors. For inference only.
     """
 
     def __init__(
@@ -82,23 +84,24 @@ class Lean(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.bottom, self.top, self.first_order = bottom, top, network.first_order
-        self.storage, self.starts = storage, starts
-        vectors = len(starts) + 1
-        padded = -(-vectors // _ALIGNED) * _ALIGNED
-        self.padding = torch.zeros(1, padded - vectors, storage.shape[1] - self.first_order)
-        lower = torch.tril_indices(vectors, vectors, -1)
-        self.pairs = lower[0] * padded + lower[1]
+        self.tables, self.d = len(starts), storage.shape[1] - network.first_order
+        vectors = -(-(self.tables + 1) // _ALIGNED) * _ALIGNED
+        self.storage = storage
+        self.starts = nn.functional.pad(starts, (0, vectors - self.tables))
+        places = torch.tensor([self.tables, *range(self.tables)])  # the bottom's vector comes last
+        lower = torch.tril_indices(self.tables + 1, self.tables + 1, -1)
+        self.pairs = places[lower[0]] * vectors + places[lower[1]]
 
     def forward(self, numeric: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Logits [B] from numeric [B, N] and per-table ids [B, T]."""
-        rows = look_up(self.storage, (ids + self.starts).flatten())
-        rows = rows.view(len(ids), len(self.starts), -1)
+        vectors = len(self.starts)
+        filled = nn.functional.pad(ids, (0, vectors - self.tables)).add_(self.starts)
+        rows = look_up(self.storage, filled.flatten()).view(len(ids), vectors, -1)
         dense = self.bottom(numeric)
-        rows, weights = split_rows(rows, self.first_order)
-        parts = (dense.unsqueeze(1), rows, self.padding.expand(len(ids), -1, -1))
-        dots = pairwise_products(torch.cat(parts, dim=1), self.pairs)
+        rows[:, self.tables, : self.d] = dense
+        dots = pairwise_products(rows[..., : self.d], self.pairs)
         logits: torch.Tensor = self.top(torch.cat([dense, dots], dim=1)).squeeze(1)
-        return logits if weights is None else logits + weights
+        return logits + rows[:, : self.tables, -1].sum(1) if self.first_order else logits
 
 
 def forms(network: Dlrm, model: dict[str, Any]) -> tuple[Form, ...]:
