@@ -21,7 +21,7 @@ from models.worker import StopFlag
 
 SIZES = (1, 16, 128, 1024, 8192)
 _CALLS = (10, 400)  # of a size, at least and at most
-_SECONDS = 0.15  # for the latencies of a size, and as much for its throughput
+_SECONDS = 0.1  # for the latencies of a size, and as much for its throughput
 
 
 def measure_curves(

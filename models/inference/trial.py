@@ -16,7 +16,7 @@ from models.worker import StopFlag
 BATCH_SIZE = 1024
 REPEATS = 5
 TIMED_ROWS = 128 * BATCH_SIZE
-_PASS_SECONDS, _PASS_BATCHES = 0.4, (8, 128)
+_PASS_SECONDS, _PASS_BATCHES = 0.25, (8, 128)
 
 Way = Callable[[Score, Iterable[tuple[Array, Array]], int], Iterator[Array]]
 
