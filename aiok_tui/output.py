@@ -276,7 +276,7 @@ def headline(step: StepState) -> str:
         ),
         "optimize": lambda: (
             f"{found['rows_per_second']:,.0f} rows/s, {found['speedup']:.2f}x the eager model, "
-            f"AUC drop {max(found['auc_drop'], 0.0):.6f}"
+            f"AUC drop {max(found['auc_drop'], 0.0):.6f}{_one_row(found)}"
         ),
         "report": lambda: str(found["html"]),
     }
@@ -284,6 +284,13 @@ def headline(step: StepState) -> str:
         return say[step.kind]()
     except (KeyError, TypeError, ValueError, AttributeError):
         return ""
+
+
+def _one_row(found: Mapping[str, Any]) -> str:
+    """Precision and latency of one row by the kept form, from runs that measured them."""
+    points = found.get("curves", {}).get("kept", [])
+    latency = f", one row in {points[0]['p50_ms']:.2f} ms" if points else ""
+    return f", {found['precision']}{latency}" if "precision" in found else latency
 
 
 def _rate(step: StepState) -> str:

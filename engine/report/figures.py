@@ -67,6 +67,9 @@ FIGURES: tuple[FigureSource, ...] = (
                  "rows_per_second", "rows/s", "valid", True),
     FigureSource("inference_rows_per_second_eager", "inference throughput before export",
                  "optimize", "rows_per_second_eager", "rows/s", "valid"),
+    FigureSource("inference_rows_per_second_eager_streams",
+                 "inference throughput before export, batches in parallel", "optimize",
+                 "rows_per_second_eager_streams", "rows/s", "valid"),
     FigureSource("inference_speedup", "inference speed-up by export", "optimize", "speedup", "x",
                  "valid", True),
     FigureSource("inference_auc_drop", "AUC lost by the export", "optimize", "auc_drop", "auc",
@@ -105,6 +108,7 @@ def collect(folder: RunFolder, state: RunState, plan: dict[str, Any]) -> dict[st
             "hosts": [telemetry.summary(host, samples, clock) for host, samples in hosts],
         },
         "etl": _etl(state),
+        "inference": _inference(state),
         "values": as_dicts(plan.get("values")),
         "notes": [
             {"step": step.id, "level": level, "text": text}
@@ -301,6 +305,18 @@ def _etl(state: RunState) -> dict[str, Any]:
         "plan": as_dicts(result.get("plan")),
         "phases": as_dict(result.get("seconds")),
         "rows": as_dict(result.get("rows")),
+    }
+
+
+def _inference(state: RunState) -> dict[str, Any]:
+    """The forms that were tried, and throughput and latency over the batch size."""
+    result = state.result("optimize")
+    curves = as_dict(result.get("curves"))
+    return {
+        "form": result.get("form"),
+        "precision": result.get("precision"),
+        "forms": as_dicts(result.get("forms")),
+        "curves": {name: as_dicts(curves.get(name)) for name in ("kept", "eager")},
     }
 
 

@@ -24,7 +24,7 @@ import pyarrow.csv as pc
 from models import cpu, ipex
 from models.inference import bundle
 from models.inference.encode import Encoder, Rows
-from models.inference.scoring import Array, Score, compiled, stream, traced
+from models.inference.scoring import Array, Score, stream
 from models.messages import Messenger, Note, Progress
 from models.metrics import ScoreHistogram, auc
 from models.worker import InputProblem, StopFlag, WorkFailed, run
@@ -36,7 +36,7 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
     """Write spec["output"] and return rows, speed, unseen values and, with labels, the AUC."""
     start = time.perf_counter()
     folder, output, threads = Path(spec["bundle"]), Path(spec["output"]), int(spec["threads"])
-    cpu.prepare(threads, False)
+    cpu.prepare(threads, True)
     content = bundle.read(folder)
     dataset = {**spec["dataset"], "columns": content["columns"]}
     if dataset.get("format") != content["format"]:
@@ -73,12 +73,10 @@ def load(folder: Path, content: dict[str, Any], threads: int) -> Score:
     if content["form"] == "torch":
         eager: Score = serving.eager(network)
         return eager
-    forms = serving.forms(network, model)
-    if extension:
-        return traced(forms[-1], extension)
-    for form in forms:
+    for form in serving.forms(network, model, extension):
         if form.name == content["form"]:
-            return compiled(form, folder / f"{form.file}.xml", threads)
+            loaded: Score = form.load(folder, threads)
+            return loaded
     raise InputProblem(f"{folder} has the form {content['form']}, which this aiok does not know",
                        todo="export the model again")  # fmt: skip
 

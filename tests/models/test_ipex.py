@@ -18,7 +18,6 @@ from models import cpu, ipex
 from models.dlrm.network import Dlrm, initialize
 from models.dlrm.serving import eager, forms
 from models.dlrm.settings import SETTINGS
-from models.inference.scoring import traced
 from models.loop_dense import DenseParameters
 from models.settings import resolve
 from models.worker import WorkFailed
@@ -132,7 +131,9 @@ def test_the_traced_form_scores_any_number_of_rows(fused: bool) -> None:
     initialize(network, sizes, 3, 0.5)
     network.eval().requires_grad_(False)
     model = {"numeric": ["a", "b", "c"], "table_sizes": sizes, "settings": settings}
-    score = traced(forms(network, model)[-1], StandIn())  # type: ignore[arg-type]
+    form = forms(network, model, StandIn())[-1]  # type: ignore[arg-type]
+    assert form.name == ipex.FORM
+    score = form.load(Path(), 1)
     rng = np.random.default_rng(1)
     for rows in (1, 7, 300, 2):
         numeric = rng.random((rows, 3), dtype=np.float32)
