@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,6 +50,9 @@ class Task(Protocol):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights by name."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it weights and scores are those to judge and to keep, not those of the last step."""
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """All else that the next step depends on."""
@@ -158,7 +162,10 @@ class Loop:
 
     def best_weights(self) -> dict[str, torch.Tensor]:
         """The weights of the best validation; the last ones when there was none."""
-        return self.best or self.task.weights()
+        if not self.best:
+            with self.task.averaged():
+                return {name: tensor.clone() for name, tensor in self.task.weights().items()}
+        return self.best
 
     def _step(self, batch: Batch, steps: int) -> list[float]:
         progress, plan = self.progress, self.plan
@@ -211,6 +218,10 @@ class Loop:
         """Score the validation rows; keep the weights when they are the best so far."""
         if not self.valid.rows:
             return
+        with self.task.averaged():
+            self._judge(steps)
+
+    def _judge(self, steps: int) -> None:
         started = time.monotonic()
         progress, plan = self.progress, self.plan
         epoch = progress.step / steps

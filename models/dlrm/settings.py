@@ -25,6 +25,9 @@ SETTINGS: tuple[Setting, ...] = (
             log=True, tunable=True, help="rate of the embedding rows"),
     Setting(name="weight_decay", kind=Kind.FLOAT, default=0.0, low=0.0, high=10.0, tunable=True,
             help="decay of the MLPs' weights at each step, as a part of the rate"),
+    Setting(name="average", kind=Kind.FLOAT, default=0.0, low=0.0, high=0.9999,
+            help="how much of a running average of the MLPs' weights stays at each step; it is what"
+                 " is validated and kept; 0: none"),
     Setting(name="table_start", kind=Kind.FLOAT, default=0.0, low=0.0, high=1e6, tunable=True,
             help="first value of Adagrad's accumulators: damps rows that were seldom seen"),
     Setting(name="table_init", kind=Kind.FLOAT, default=0.0, low=0.0, high=10.0, tunable=True,

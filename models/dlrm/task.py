@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class DlrmTask:
         initialize(self.network, sizes, seed, float(settings["table_init"]))
         self.dense = DenseParameters(
             self.network.dense_parameters(), str(settings["dense_optimizer"]),
-            float(settings["weight_decay"]), signals,
+            float(settings["weight_decay"]), signals, float(settings["average"]),
         )  # fmt: skip
         self.exchange = Exchange(ranks)
         tables = self.network.tables
@@ -107,6 +108,10 @@ class DlrmTask:
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights by name, live: writing into them changes the network."""
         return {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the MLPs have their averaged weights; tables stay as they are."""
+        return self.dense.averaged()
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """All else that the next step depends on, live."""

@@ -56,6 +56,15 @@ def test_stock_is_the_public_network() -> None:
     assert shapes["tables.bags.0.weight"] == (3, 16)
 
 
+def test_terabyte_is_the_network_of_mlperf() -> None:
+    network = Dlrm(13, [3] * 26, settings("terabyte"))
+    linear = [tuple(p.shape) for p in network.dense_parameters() if p.ndim == 2]
+    assert linear == [(512, 13), (256, 512), (128, 256), (1024, 479), (1024, 1024), (512, 1024),
+                      (256, 512), (1, 256)]  # fmt: skip
+    assert sum(p.numel() for p in network.dense_parameters()) == 2_368_897
+    assert network.tables.bags[0].weight.shape == (3, 128)
+
+
 def test_forward_is_the_formula_of_the_paper() -> None:
     network, (numeric, ids) = build("stock", bottom_widths="8", top_widths="7"), rows()
     vectors = [network.bottom(numeric)] + [
