@@ -52,7 +52,7 @@ class Task(Protocol):
         """The weights by name."""
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within it weights and scores are those to judge and to keep, not those of the last step."""
+        """Within it weights and scores are those to judge and keep, not those of the last step."""
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """All else that the next step depends on."""
@@ -74,6 +74,7 @@ class Plan:
     target: float | None
     minutes: float | None
     checkpoint_s: float
+    prefetch: bool = False
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """What the rates are multiplied by at a step (from 0): warm-up, then decay to 0."""
@@ -117,8 +118,9 @@ class Loop:
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
         self.data = ShuffledRows(
-            task.rows("train"), plan.batch_size, plan.seed, ranks.rank, ranks.size
-        )
+            task.rows("train"), plan.batch_size, plan.seed, ranks.rank, ranks.size,
+            prefetch=plan.prefetch,
+        )  # fmt: skip
         self.valid = task.rows("valid")
         self._saved_at = self._told_at = self._since = time.monotonic()
         self._cpu_since = time.process_time()

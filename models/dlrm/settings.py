@@ -49,6 +49,8 @@ SETTINGS: tuple[Setting, ...] = (
             help="arithmetic of the MLPs; auto takes bf16 where the CPU has AMX or AVX512-BF16"),
     Setting(name="keep_memory", kind=Kind.BOOL, default=False,
             help="keep freed memory for the next step instead of giving it back to the kernel"),
+    Setting(name="prefetch", kind=Kind.BOOL, default=False,
+            help="read the next rows in a thread while the present ones are trained on"),
     Setting(name="epochs", kind=Kind.INT, default=1, low=1, high=1000, unit="epochs",
             help="passes over the training rows, at most"),
     Setting(name="evals_per_epoch", kind=Kind.INT, default=1, low=1, high=1000,

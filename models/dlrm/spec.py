@@ -25,6 +25,7 @@ _OPTIMIZED = {
     "first_order_start": 3.0, "average": 0.97, "warmup": 0.02, "decay": 0.3,
     "fused_tables": True, "fused_head": True, "precision": "auto",
     "evals_per_epoch": 4, "patience": 4, "min_count": 2, "min_steps": 32, "keep_memory": True,
+    "prefetch": True,
 }  # fmt: skip
 
 SPEC = ModelSpec(

@@ -220,12 +220,15 @@ class Numbers:
 
 @rules(deadline=None, max_examples=50)
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 5), st.integers(1, 50),
-       st.integers(1, 90), st.data())  # fmt: skip
+       st.integers(1, 90), st.booleans(), st.data())  # fmt: skip
 def test_batches_are_one_permutation_for_any_ranks_and_resume_anywhere(
-    count: int, batch: int, ranks: int, chunk: int, window: int, data: st.DataObject
-) -> None:
+    count: int, batch: int, ranks: int, chunk: int, window: int, prefetch: bool,
+    data: st.DataObject,
+) -> None:  # fmt: skip
     def epoch(rank: int, size: int, number: int = 1, start: int = 0) -> list[list[int]]:
-        shuffled = ShuffledRows(Numbers(count), batch, 5, rank, size, window, chunk)
+        shuffled = ShuffledRows(
+            Numbers(count), batch, 5, rank, size, window, chunk, prefetch=prefetch
+        )
         found = list(shuffled.batches(number, start))
         assert len(found) == shuffled.steps - start
         assert sum(part.global_rows for part in found) == min(count, count - start * batch)
