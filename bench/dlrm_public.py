@@ -35,8 +35,8 @@ def checkout() -> Path:
     folder = Path(os.environ.get(VARIABLE) or "unset")
     if not (folder / "dlrm_s_pytorch.py").is_file():
         sys.exit(
-            f"bench dlrm --public: {VARIABLE} ({folder}) names no checkout of"
-            " facebookresearch/dlrm: clone it outside this project and set the variable to its folder"
+            f"bench dlrm --public: {VARIABLE} ({folder}) is no checkout of facebookresearch/dlrm:"
+            " clone it outside of this project and set the variable to its folder"
         )
     return folder
 

@@ -66,9 +66,13 @@ class DlrmTask:
             embedded = self.tables.embed(ids)
             if self.fused_head is not None:
                 with torch.no_grad():
-                    loss, embedded.grad = self.fused_head.step(
+                    loss, gradient = self.fused_head.step(
                         numeric, embedded, label, batch.global_rows
                     )
+                if embedded.is_leaf:
+                    embedded.grad = gradient
+                else:  # rows of separate tables, whose lookups autograd has recorded
+                    embedded.backward(gradient)
             else:
                 loss = self._recorded_step(numeric, embedded, label, batch.global_rows)
         touched, gradients = self.tables.gradients()
