@@ -42,9 +42,9 @@ SPEC = ModelSpec(
     profiles={
         "optimized": _OPTIMIZED,
         "stock": _STOCK,
-        "terabyte": _TERABYTE,
         "tiny": {**_OPTIMIZED, "embedding_size": 4, "bottom_widths": "16", "top_widths": "16",
                  "batch_size": 256},
+        "terabyte": _TERABYTE,
     },
     metrics=(
         Metric(name="auc", goal=Goal.MAXIMIZE, help="area under the ROC curve"),
