@@ -23,7 +23,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,9 +46,16 @@ def judge(effect: float, goal: float, spread: float) -> bool | None:
 
 
 def spread(values: list[float]) -> float:
-    """Half the distance between the quartiles around the median: how far repeated runs differ."""
-    middle = median(values)
-    return median(abs(value - middle) for value in values)
+    """Half the range of repeated runs; from six runs on without the lowest and the highest.
+
+    Of a few runs no smaller figure can be trusted: the distance of the closest two says nothing.
+    ValueError for a single run, which shows nothing of the noise.
+    """
+    if len(values) < 2:
+        raise ValueError("the spread needs at least two runs")
+    ordered = sorted(values)
+    kept = ordered[1:-1] if len(ordered) >= 6 else ordered
+    return (kept[-1] - kept[0]) / 2
 
 
 def names() -> list[str]:
@@ -114,13 +120,15 @@ def complete(row: dict[str, Any], name: str, about: dict[str, Any]) -> dict[str,
 
 def inside(arguments: list[str]) -> None:
     """Measure, in the benchmark's own environment, and write the result."""
-    before = machine()
+    about_machine = machine()
     name, *options = arguments
     variant = options[0].removeprefix("--") if options else ""
     rows = getattr(importlib.import_module(f"bench.{name}"), variant or "measure")()
+    # Above the benchmark's own processes: others took part of the machine.
+    about_machine["load1_after"] = round(os.getloadavg()[0], 2)
     about = {
         "command": shlex.join(["scripts/bench", *arguments]),
-        "machine": before,
+        "machine": about_machine,
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

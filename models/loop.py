@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +54,9 @@ class Task(Protocol):
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights by name."""
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it weights and scores are those to judge and keep, not those of the last step."""
+
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """All else that the next step depends on."""
 
@@ -76,6 +80,7 @@ class Plan:
     target: float | None
     minutes: float | None
     checkpoint_s: float
+    prefetch: bool = False
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """What the rates are multiplied by at a step (from 0): warm-up, then decay to 0."""
@@ -121,8 +126,9 @@ class Loop:
         kinds = ("weights", "optimizer", "best")
         self.placed = {f"{kind}/{n}": p for n, p in task.placed().items() for kind in kinds}
         self.data = ShuffledRows(
-            task.rows("train"), plan.batch_size, plan.seed, ranks.rank, ranks.size
-        )
+            task.rows("train"), plan.batch_size, plan.seed, ranks.rank, ranks.size,
+            prefetch=plan.prefetch,
+        )  # fmt: skip
         self.valid = task.rows("valid")
         self._saved_at = self._told_at = self._since = time.monotonic()
         self._cpu_since = time.process_time()
@@ -160,7 +166,10 @@ class Loop:
 
     def best_weights(self) -> dict[str, torch.Tensor]:
         """The weights of the best validation; the last ones when there was none."""
-        return self.best or self.task.weights()
+        if not self.best:
+            with self.task.averaged():
+                return {name: tensor.clone() for name, tensor in self.task.weights().items()}
+        return self.best
 
     def _step(self, batch: Batch, steps: int) -> list[float]:
         progress, plan = self.progress, self.plan
@@ -213,6 +222,10 @@ class Loop:
         """Score the validation rows; keep the weights when they are the best so far."""
         if not self.valid.rows:
             return
+        with self.task.averaged():
+            self._judge(steps)
+
+    def _judge(self, steps: int) -> None:
         started = time.monotonic()
         progress, plan = self.progress, self.plan
         epoch = progress.step / steps

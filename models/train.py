@@ -81,7 +81,7 @@ def model_settings(spec: dict[str, Any]) -> tuple[ModelSpec, dict[str, Value]]:
 def plan(spec: dict[str, Any], model: ModelSpec, settings: dict[str, Any], rows: int) -> Plan:
     """How long to train and when to save, from the spec's goal, the settings and the rows."""
     goal = spec.get("goal") or {}
-    names = ("epochs", "evals_per_epoch", "patience", "warmup", "decay")
+    names = ("epochs", "evals_per_epoch", "patience", "warmup", "decay", "prefetch")
     batch_size = int(settings["batch_size"])
     while batch_size > 1 and -(-rows // batch_size) < settings["min_steps"]:
         batch_size //= 2

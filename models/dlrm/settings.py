@@ -25,6 +25,9 @@ SETTINGS: tuple[Setting, ...] = (
             log=True, tunable=True, help="rate of the embedding rows"),
     Setting(name="weight_decay", kind=Kind.FLOAT, default=0.0, low=0.0, high=10.0, tunable=True,
             help="decay of the MLPs' weights at each step, as a part of the rate"),
+    Setting(name="average", kind=Kind.FLOAT, default=0.0, low=0.0, high=0.9999,
+            help="how much of a running average of the MLPs' weights stays at each step; it is what"
+                 " is validated and kept; 0: none"),
     Setting(name="table_start", kind=Kind.FLOAT, default=0.0, low=0.0, high=1e6, tunable=True,
             help="first value of Adagrad's accumulators: damps rows that were seldom seen"),
     Setting(name="table_init", kind=Kind.FLOAT, default=0.0, low=0.0, high=10.0, tunable=True,
@@ -49,6 +52,8 @@ SETTINGS: tuple[Setting, ...] = (
             help="arithmetic of the MLPs; auto takes bf16 where the CPU has AMX or AVX512-BF16"),
     Setting(name="keep_memory", kind=Kind.BOOL, default=False,
             help="keep freed memory for the next step instead of giving it back to the kernel"),
+    Setting(name="prefetch", kind=Kind.BOOL, default=False,
+            help="read the next rows in a thread while the present ones are trained on"),
     Setting(name="epochs", kind=Kind.INT, default=1, low=1, high=1000, unit="epochs",
             help="passes over the training rows, at most"),
     Setting(name="evals_per_epoch", kind=Kind.INT, default=1, low=1, high=1000,

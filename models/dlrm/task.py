@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class DlrmTask:
         initialize(self.network, sizes, seed, float(settings["table_init"]))
         self.dense = DenseParameters(
             self.network.dense_parameters(), str(settings["dense_optimizer"]),
-            float(settings["weight_decay"]), signals,
+            float(settings["weight_decay"]), signals, float(settings["average"]),
         )  # fmt: skip
         self.exchange = Exchange(ranks)
         tables = self.network.tables
@@ -87,9 +88,13 @@ class DlrmTask:
             embedded = self.tables.embed(ids)
             if self.fused_head is not None:
                 with torch.no_grad():
-                    loss, embedded.grad = self.fused_head.step(
+                    loss, gradient = self.fused_head.step(
                         numeric, embedded, label, batch.global_rows
                     )
+                if embedded.is_leaf:
+                    embedded.grad = gradient
+                else:  # rows of separate tables, whose lookups autograd has recorded
+                    embedded.backward(gradient)
             else:
                 loss = self._recorded_step(numeric, embedded, label, batch.global_rows)
         touched, gradients = self.tables.gradients()
@@ -129,6 +134,10 @@ class DlrmTask:
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights by name, live: writing into them changes the network."""
         return {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the MLPs have their averaged weights; tables stay as they are."""
+        return self.dense.averaged()
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """All else that the next step depends on, live."""
