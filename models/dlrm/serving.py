@@ -18,10 +18,11 @@ from torch import nn
 
 from models.dlrm.network import Dlrm, split_rows
 from models.dlrm.task import load_network, score
+from models.dlrm.workload import inference
 from models.inference.scoring import Form, Score
 from models.loop_tables import look_up
 
-__all__ = ["eager", "forms", "load_network"]
+__all__ = ["eager", "forms", "inference", "load_network"]
 
 Array = NDArray[Any]
 

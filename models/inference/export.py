@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,8 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
     baseline = max(eager, key=lambda trial: trial.rows_per_second)
     kept = _choose(baseline, exported, float(spec["max_metric_drop"]), messenger)
     _drop_unused(output, forms, kept.name)
-    return _finish(output, spec, manifest, baseline, kept, [*eager, *exported])
+    figures = _finish(output, spec, manifest, baseline, kept, [*eager, *exported])
+    return {**figures, **asdict(serving.inference(network, "fp32"))}
 
 
 def _check_match(manifest: Manifest, model: dict[str, Any]) -> None:
