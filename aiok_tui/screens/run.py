@@ -352,7 +352,8 @@ def _notes(state: RunState, step: StepState, width: int, now: float) -> list[lis
         lines.append([(bar(step.fraction, min(40, width)), "accent")])
     beside = roofline(state, step)
     if beside is not None:
-        lines += wrap(beside.line, width)
+        if step.status is not StepStatus.RUNNING:  # then the line stands above all panels
+            lines += wrap(beside.line, width)
         lines += wrap(beside.verdict, width, "dim")
     if step.problem is not None and step.problem.log:
         lines += wrap(f"log  {step.problem.log}", width, "plain", "     ")
