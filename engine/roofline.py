@@ -62,13 +62,13 @@ class Roofline:
     def verdict(self) -> str:
         """Why it is not faster, in words."""
         part = max(self.matmul, self.memory)
+        if self.doubt:
+            return f"not judged: {self.doubt}"
         if part >= NEAR:
-            why = f"bound by {self.limit}: only less work a row makes it much faster"
-        elif part >= FAR:
-            why = f"{self.limit} is the nearer limit; the rest of the time is overhead and latency"
-        else:
-            why = "far from both limits: the time goes to overhead and latency, not to arithmetic"
-        return f"{why}; {self.doubt}" if self.doubt else why
+            return f"bound by {self.limit}: only less work a row makes it much faster"
+        if part >= FAR:
+            return f"{self.limit} is the nearer limit; the rest of the time is overhead and latency"
+        return "far from both limits: the time goes to overhead and latency, not to arithmetic"
 
     @property
     def text(self) -> str:
@@ -128,7 +128,7 @@ def beside(
         step=step, what=what, rows_per_second=rows, gflops=rows * flops / 1e9,
         gflops_peak=gflops_peak, gb_per_s=rows * size / 1e9, gb_per_s_peak=gb_peak,
         precision=precision, cores=int(cores),
-        doubt="the peaks were measured while other programs ran, so they are too low"
+        doubt="other programs took the CPU while the peaks were measured: they are too low"
         if busy else "",
     )  # fmt: skip
 

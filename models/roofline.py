@@ -25,7 +25,8 @@ LEAST_ROUNDS = 3
 MATRIX = 1024  # three fp32 matrices of 4 MiB: the kernel, not the memory, sets the pace
 CACHES = 4  # an array is that many last-level caches, as STREAM asks
 ARRAY_MIB = (64, 256)  # its bounds: three of them must fit into a small host, too
-DISTURBED = 0.8  # below this part of the cores' time the peaks are too low to trust
+DISTURBED = 0.8  # below this part of the cores' time the peaks are too low to trust ...
+PATIENCE = 3  # ... and the measuring goes on for so many times its budget: the load may end
 
 
 @dataclass
@@ -51,7 +52,7 @@ def measure(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[
     matmul = matmul_cases(MATRIX)
     array_bytes = array_size(cpu.last_level_cache())
     memory = memory_cases(array_bytes)
-    share = best_of([*matmul, *memory], messenger, stop)
+    share = best_of([*matmul, *memory], threads, messenger, stop)
     if share < DISTURBED * threads:
         text = f"the peaks may be too low: other programs took {1 - share / threads:.0%} of the CPU"
         messenger.send(Note(text=text, level="warning"))
@@ -64,7 +65,7 @@ def measure(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[
     }  # fmt: skip
 
 
-def best_of(cases: list[Case], messenger: Messenger, stop: StopFlag) -> float:
+def best_of(cases: list[Case], threads: int, messenger: Messenger, stop: StopFlag) -> float:
     """Time all cases in turns for BUDGET_S; returns how many cores' time the process got.
 
     A peak is the best of many short tries, not their median: nothing makes a machine faster than
@@ -72,15 +73,17 @@ def best_of(cases: list[Case], messenger: Messenger, stop: StopFlag) -> float:
     """
     for case in cases:
         case.call()  # pages and kernels are made ready outside the clock
-    begun, used, rounds = time.perf_counter(), time.process_time(), 0
-    while (gone := time.perf_counter() - begun) < BUDGET_S or rounds < LEAST_ROUNDS:
+    begun, used, rounds, share = time.perf_counter(), time.process_time(), 0, 0.0
+    limit = BUDGET_S
+    while (gone := time.perf_counter() - begun) < limit or rounds < LEAST_ROUNDS:
         stop.check()
         for case in cases:
             case.time()
         rounds += 1
-        done = min(gone, BUDGET_S)
-        messenger.send(Progress(phase="measure", done=done, total=BUDGET_S, unit="s"))
-    return (time.process_time() - used) / (time.perf_counter() - begun)
+        messenger.send(Progress(phase="measure", done=min(gone, limit), total=limit, unit="s"))
+        share = (time.process_time() - used) / (time.perf_counter() - begun)
+        limit = BUDGET_S * (PATIENCE if share < DISTURBED * threads else 1)
+    return share
 
 
 def matmul_cases(n: int, flags: set[str] | None = None) -> list[Case]:

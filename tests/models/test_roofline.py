@@ -69,7 +69,7 @@ def test_measuring_obeys_a_stop(recorder: Any) -> None:
     stop = StopFlag()
     stop.requested = True
     with pytest.raises(Stopped):
-        roofline.best_of([roofline.Case("nothing", lambda: None, 1.0)], recorder, stop)
+        roofline.best_of([roofline.Case("nothing", lambda: None, 1.0)], 1, recorder, stop)
 
 
 @pytest.mark.parametrize(("optimizer", "first_order_rate", "state", "width"), [
