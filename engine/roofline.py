@@ -68,7 +68,8 @@ class Roofline:
             return f"bound by {self.limit}: only less work a row makes it much faster"
         if part >= FAR:
             return f"{self.limit} is the nearer limit; the rest of the time is overhead and latency"
-        return "far from both limits: the time goes to overhead and latency, not to arithmetic"
+        return (f"far from both limits ({self.limit} is nearer): the time goes to overhead and "
+                "latency")  # fmt: skip
 
     @property
     def text(self) -> str:

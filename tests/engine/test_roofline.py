@@ -80,7 +80,7 @@ def test_a_finished_run_tells_training_and_inference_in_show_and_report(
 
 @pytest.mark.parametrize(("speed", "words"), [
     (300_000.0, "bound by matmul"), (100_000.0, "matmul is the nearer limit"),
-    (10_000.0, "overhead and latency, not to arithmetic"),
+    (10_000.0, "far from both limits (matmul is nearer): the time goes to overhead"),
 ])  # fmt: skip
 def test_words_say_which_limit_is_near(speed: float, words: str) -> None:
     found = beside("train", "training", speed, WORK, PEAKS)
