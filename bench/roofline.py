@@ -18,7 +18,7 @@ from bench.harness import spread
 from engine.roofline import Roofline, beside
 
 ENVIRONMENTS = ("bench", "etl", "torch")
-ROWS, SEED, REPEATS = 300_000, 20261127, 3
+ROWS, SEED, REPEATS = 200_000, 20261127, 3
 CORES = len(os.sched_getaffinity(0))
 PROFILES = ("optimized", "stock")
 ONE_PASS = {"epochs": 1, "evals_per_epoch": 1}

@@ -62,14 +62,14 @@ class Roofline:
     def verdict(self) -> str:
         """Why it is not faster, in words."""
         part = max(self.matmul, self.memory)
+        if part < FAR:  # true even beside peaks that are too low
+            return (f"far from both limits ({self.limit} is nearer): the time goes to overhead "
+                    "and latency")  # fmt: skip
         if self.doubt:
             return f"not judged: {self.doubt}"
         if part >= NEAR:
             return f"bound by {self.limit}: only less work a row makes it much faster"
-        if part >= FAR:
-            return f"{self.limit} is the nearer limit; the rest of the time is overhead and latency"
-        return (f"far from both limits ({self.limit} is nearer): the time goes to overhead and "
-                "latency")  # fmt: skip
+        return f"{self.limit} is the nearer limit; the rest of the time is overhead and latency"
 
     @property
     def text(self) -> str:

@@ -90,6 +90,8 @@ def test_words_say_which_limit_is_near(speed: float, words: str) -> None:
 def test_peaks_of_a_busy_machine_are_doubted() -> None:
     found = beside("train", "training", 1e5, WORK, {**PEAKS, "cores_kept": 1.2})
     assert found is not None and found.verdict.startswith("not judged: other programs")
+    slow = beside("train", "training", 1e4, WORK, {**PEAKS, "cores_kept": 1.2})
+    assert slow is not None and slow.verdict.startswith("far from both limits")
 
 
 def test_the_peak_is_that_of_the_precision_or_fp32_where_the_cpu_lacks_it() -> None:
