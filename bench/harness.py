@@ -1,13 +1,14 @@
 """Run one benchmark and keep its result: `python -m bench.harness NAME` (scripts/bench NAME).
 
 `scripts/bench NAME --VARIANT` runs the function VARIANT of bench/NAME.py instead of `measure` and
-writes NAME_VARIANT.json.
+writes NAME_VARIANT.json. `scripts/bench --table` writes README's table (bench/table.py).
 
 A benchmark is bench/NAME.py with a docstring (its first line is the title), ENVIRONMENTS (the
 first is where it runs, the others are installed for its workers; "app" = the app's own) and
 `measure()`, which returns rows of {name, value, unit} and, where they apply, {baseline, ratio,
-goal, met, data, command, spread}. `met` is None where the spread is larger than the effect: then
-nobody may judge. This file adds machine, versions and date, and writes bench/results/NAME.json.
+goal, met, data, command, spread, note, readme}. `met` is None where the spread is larger than the
+effect: then nobody may judge. This file adds machine, versions and date, and writes
+bench/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ def names() -> list[str]:
     )
 
 
+def titles() -> dict[str, str]:
+    """The first line of each benchmark's docstring."""
+    return {name: _constants(ROOT / "bench" / f"{name}.py")["__doc__"] for name in names()}
+
+
 def _constants(path: Path) -> dict[str, Any]:
     """The literal constants of a module, without importing it; its docstring as __doc__."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -112,7 +118,7 @@ def complete(row: dict[str, Any], name: str, about: dict[str, Any]) -> dict[str,
     """A row with every key; ValueError names one that is missing or unknown."""
     if missing := {"name", "value", "unit"} - set(row):
         raise ValueError(f"bench {name}: a row lacks {', '.join(sorted(missing))}")
-    if unknown := set(row) - {*KEYS, "spread", "note"}:
+    if unknown := set(row) - {*KEYS, "spread", "note", "readme"}:
         raise ValueError(f"bench {name}: unknown keys {', '.join(sorted(unknown))}")
     filled = {**dict.fromkeys(KEYS), **about, **row}
     return {**{key: filled[key] for key in KEYS}, **filled}
@@ -174,9 +180,14 @@ def main(arguments: list[str]) -> int:
     if os.environ.get(INSIDE):
         inside(arguments)
         return 0
+    if arguments == ["--table"]:
+        from bench import table
+
+        table.write(ROOT / "README.md", RESULTS, titles())
+        return 0
     if not arguments or arguments[0] not in names():
-        for name in names():
-            print(f"{name:16} {_constants(ROOT / 'bench' / f'{name}.py')['__doc__']}")
+        for name, title in titles().items():
+            print(f"{name:16} {title}")
         return 0 if not arguments else 2
     name = arguments[0]
     constants = _constants(ROOT / "bench" / f"{name}.py")

@@ -21,7 +21,7 @@ from models.api import Metric
 from models.dist import Ranks
 from models.loop_data import Batch, Rows, ShuffledRows
 from models.loop_score import validate
-from models.messages import Messenger, Note, Saved, Scalar
+from models.messages import Messenger, Note, Saved, Scalar, Workload
 from models.messages import Progress as ProgressMessage
 from models.placement import Placement
 from models.worker import StopFlag, Stopped, WorkFailed
@@ -42,8 +42,8 @@ class Task(Protocol):
     def step(self, batch: Batch, factor: float, signals: Sequence[float]) -> list[float]:
         """Train on one global batch; the signals added over all ranks, [0] = summed loss."""
 
-    def flops_per_row(self) -> float:
-        """Floating-point operations of one training step, a row; tables apart."""
+    def workload(self) -> Workload:
+        """What one row of a training step costs at least."""
 
     def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
         """Logits [n] of rows."""
@@ -132,7 +132,7 @@ class Loop:
         self.valid = task.rows("valid")
         self._saved_at = self._told_at = self._since = time.monotonic()
         self._cpu_since = time.process_time()
-        self._loss, self._loss_rows = 0.0, 0
+        self._loss, self._loss_rows, self._paused = 0.0, 0, 0.0
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
@@ -154,7 +154,8 @@ class Loop:
     def run(self) -> Progress:
         """Train to the end; raises Stopped after saving when a stop was requested."""
         steps = self.data.steps
-        self._since = self._saved_at = time.monotonic()
+        self._since = self._saved_at = self._told_at = time.monotonic()
+        self._paused = self.progress.eval_seconds + self.progress.save_seconds
         self._cpu_since = time.process_time()
         while not self.progress.stop_reason:
             epoch, start = divmod(self.progress.step, steps)
@@ -290,14 +291,19 @@ class Loop:
         epoch, done = divmod(progress.step - 1, steps)
         if self.ranks.rank or (now - self._told_at < REPORT_S and done + 1 < steps):
             return
-        self._told_at = now
+        # Validations and checkpoints are no training: their time is taken out of the speed.
+        paused = progress.eval_seconds + progress.save_seconds
+        seconds = now - self._told_at - (paused - self._paused)
+        self._told_at, self._paused = now, paused
         rows = self.data.source.rows
         self.messenger.send(
             ProgressMessage(phase=f"epoch {epoch + 1}/{self.plan.epochs}",
                             done=min(rows, (done + 1) * self.plan.batch_size), total=rows)
         )  # fmt: skip
-        self.messenger.send(
-            Scalar(name="loss", value=self._loss / self._loss_rows, split="train",
-                   step=progress.step, rows=progress.rows, epoch=progress.step / steps)
-        )  # fmt: skip
+        for name, value in (
+            ("loss", self._loss / self._loss_rows), ("rows_per_second", self._loss_rows / seconds)
+        ):  # fmt: skip
+            point = Scalar(name=name, value=value, split="train", step=progress.step,
+                           rows=progress.rows, epoch=progress.step / steps)  # fmt: skip
+            self.messenger.send(point)
         self._loss, self._loss_rows = 0.0, 0

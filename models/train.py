@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from models import catalog, checkpoint, cpu, dist, ipex
 from models.api import ModelSpec
 from models.loop import SIGNALS, Loop, Plan, Progress
-from models.messages import Messenger, Note
+from models.messages import Messenger, Note, Workload
 from models.settings import Value, resolve
 from models.worker import InputProblem, StopFlag, run
 
@@ -43,10 +44,13 @@ def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[st
             if task.placed():
                 messenger.send(Note(text=task.placement.sentence()))
         made = plan(spec, model, settings, task.rows("train").rows)
-        flops = made.batch_size / ranks.size * task.flops_per_row()
+        work = task.workload()
+        flops = made.batch_size / ranks.size * work.flops_per_row
         torch.set_num_threads(cpu.worthwhile_threads(int(spec["threads"]), flops))
         if ranks.rank == 0 and made.batch_size != settings["batch_size"]:
             messenger.send(Note(text=f"batch of {made.batch_size} rows, for min_steps"))
+        if ranks.rank == 0:
+            messenger.send(work)
         loop = Loop(task, made, ranks, messenger, stop, Path(spec["checkpoints"]))
         loop.resume()
         progress = loop.run()
@@ -55,7 +59,7 @@ def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[st
         if ranks.rank:
             return {}
         messenger.send(Note(text=f"training ended: {progress.stop_reason}"))
-        values = {**result(task, best, progress), "weights_sha256": sha256}
+        values = {**result(task, best, progress, work), "weights_sha256": sha256}
         described = {
             "version": 1, "model": model.name, "settings": settings, **task.describe(),
             "seed": spec["seed"], "metrics": {"valid": values["best"]["valid"]},
@@ -93,7 +97,9 @@ def plan(spec: dict[str, Any], model: ModelSpec, settings: dict[str, Any], rows:
     )  # fmt: skip
 
 
-def result(task: Any, weights: Mapping[str, torch.Tensor], progress: Progress) -> dict[str, Any]:
+def result(
+    task: Any, weights: Mapping[str, torch.Tensor], progress: Progress, work: Workload
+) -> dict[str, Any]:
     """The figures the step ends with, but for the hash of the weights."""
     placed = task.placed()
     rows = {name: placed[name].rows if name in placed else len(weights[name]) for name in weights}
@@ -104,7 +110,7 @@ def result(task: Any, weights: Mapping[str, torch.Tensor], progress: Progress) -
         "seconds": progress.seconds, "cpu_seconds": progress.cpu_seconds,
         "rows_per_second": progress.rows / training, "eval_seconds": progress.eval_seconds,
         "parameters": sum(rows[name] * tensor[0].numel() for name, tensor in weights.items()),
-        "stop_reason": progress.stop_reason, "precision": task.precision,
+        "stop_reason": progress.stop_reason, **asdict(work),
         "placement": task.placement.describe(),
         "peak_rss_gib": cpu.peak_rss_gib(),
     }  # fmt: skip

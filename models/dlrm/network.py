@@ -32,6 +32,7 @@ class Dlrm(nn.Module):
         d = int(settings["embedding_size"])
         vectors = len(table_sizes) + 1
         kind = FusedTables if settings["fused_tables"] else SeparateTables
+        self.table_count, self.embedding_size = len(table_sizes), d
         self.first_order = first_order(settings)
         self.tables = kind(table_sizes, row_width(settings)) if tables is None else tables
         self.bottom = _mlp([numeric, *settings["bottom_widths"], d], last_relu=True)

@@ -23,13 +23,14 @@ from torch import nn
 
 from models.dlrm.network import Dlrm, pairwise_products, split_rows
 from models.dlrm.task import load_network, score
+from models.dlrm.workload import inference
 from models.inference import int8
 from models.inference.graph import Graph, extension_form, graph_forms
 from models.inference.scoring import F32, INT8, Form, Score
 from models.ipex import Extension
 from models.loop_tables import look_up
 
-__all__ = ["eager", "forms", "load_network"]
+__all__ = ["eager", "forms", "inference", "load_network"]
 
 Array = NDArray[Any]
 _RANGES = "int8.json"

@@ -56,6 +56,7 @@ SPEC = ModelSpec(
         "check": Worker(module="models.recdp.check", environment="etl"),
         "etl": Worker(module="models.dlrm.etl", environment="etl", settings=("min_count",)),
         "train": Worker(module="models.train", environment="torch", ranks=True),
+        "roofline": Worker(module="models.roofline", environment="torch"),
         "evaluate": Worker(module="models.evaluate", environment="torch"),
         "optimize": Worker(module="models.inference.export", environment="torch"),
         "predict": Worker(module="models.inference.predict", environment="torch"),

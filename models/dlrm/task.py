@@ -14,6 +14,7 @@ from torch import nn
 
 from models import cpu
 from models.dist import Ranks
+from models.dlrm import workload
 from models.dlrm.fused_head import FusedHead
 from models.dlrm.network import (
     Dlrm,
@@ -29,6 +30,7 @@ from models.loop_data import Batch, Rows
 from models.loop_dense import DenseParameters
 from models.loop_shards import Fetched
 from models.loop_tables import Exchange, RowwiseAdagrad, RowwiseSgd, combine
+from models.messages import Workload
 from models.placement import Placement
 from models.recdp.blocks import Manifest
 from models.worker import InputProblem
@@ -118,9 +120,9 @@ class DlrmTask:
         (total / global_rows).backward()
         return total.item()
 
-    def flops_per_row(self) -> float:
-        """Two operations a weight forward, four backward; tables apart."""
-        return 6.0 * float(sum(p.numel() for p in self.network.dense_parameters()))
+    def workload(self) -> Workload:
+        """What one row of a training step costs at least."""
+        return workload.training(self.network, self.settings, self.precision)
 
     def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
         """Logits [n] of rows."""

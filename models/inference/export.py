@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
     kept = _choose(eager, trials[1:], float(spec["max_metric_drop"]), messenger)
     curves = measure_curves({"eager": eager, "kept": kept}, batches, threads, messenger, stop)
     _drop_unused(output, forms, kept.name)
-    return _finish(output, spec, manifest, kept, trials, curves)
+    figures = _finish(output, spec, manifest, kept, trials, curves)
+    return {**figures, **asdict(serving.inference(network, kept.precision))}
 
 
 def _exported(

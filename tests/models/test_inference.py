@@ -84,6 +84,8 @@ def test_export_writes_a_whole_bundle_and_says_what_it_measured(
     assert all(len(way["repeats"]) == 5 for way in ways.values())
     assert max(way["max_logit_difference"] for way in ways.values()) < 1e-5
     assert values["batch_size"] == 1024 and abs(values["auc_drop"]) < 1e-5
+    assert values["precision"] == "fp32"
+    assert values["flops_per_row"] > 0 and values["bytes_per_row"] > 0
     assert values["speedup"] == values["rows_per_second"] / values["rows_per_second_eager"] >= 1
     blocks = Manifest.load(data).split("valid")
     numeric, ids, label = (np.array(part) for part in blocks.read(0, ROWS))
