@@ -21,8 +21,8 @@ def test_all_that_computes_with_torch_runs_where_the_recipe_says(aiok_home: Path
         plan = api.plan("tiny", overrides)
         assert plan.environments == ("etl", chosen)
         used = {step.id: step.environment for step in plan.steps if step.environment}
-        assert used == {"data": "etl", "etl": "etl", "train": chosen, "evaluate": chosen,
-                        "optimize": chosen}  # fmt: skip
+        assert used == {"data": "etl", "etl": "etl", "roofline": chosen, "train": chosen,
+                        "evaluate": chosen, "optimize": chosen}  # fmt: skip
 
 
 def test_another_environment_is_another_training_of_the_same_data(aiok_home: Path) -> None:
