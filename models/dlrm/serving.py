@@ -26,7 +26,7 @@ from models.dlrm.task import load_network, score
 from models.dlrm.workload import inference
 from models.inference import int8
 from models.inference.graph import Graph, extension_form, graph_forms
-from models.inference.scoring import F32, INT8, Form, Score
+from models.inference.scoring import FP32, INT8, Form, Score
 from models.ipex import Extension
 from models.loop_tables import look_up
 
@@ -164,7 +164,7 @@ def _torch_forms(network: Dlrm, storage: torch.Tensor, starts: torch.Tensor) -> 
         bottom, top = (int8.quantized(mlp, ranges.get(name, [])) for name, mlp in mlps.items())
         return _scores(Lean(network, storage, starts, bottom, top))
 
-    found = [Form("torch_lean", F32, (), nothing, lambda _folder, _threads: _scores(lean))]
+    found = [Form("torch_lean", FP32, (), nothing, lambda _folder, _threads: _scores(lean))]
     if any(int8.layers_worth_it(mlp) for mlp in mlps.values()):
         found.append(Form("torch_int8", INT8, (_RANGES,), write_ranges, load_int8))
     return tuple(found)

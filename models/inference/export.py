@@ -20,7 +20,7 @@ import numpy as np
 from models import cpu, ipex
 from models.inference import bundle
 from models.inference.curves import measure_curves
-from models.inference.scoring import F32, Array, Form, one_by_one, stream
+from models.inference.scoring import FP32, Array, Form, one_by_one, stream
 from models.inference.trial import BATCH_SIZE, TIMED_ROWS, Trial, finite, measure
 from models.messages import Messenger, Note, Progress
 from models.metrics import auc, logloss
@@ -44,8 +44,8 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
     rows = _rows(manifest, "valid", "train")
 
     score = serving.eager(network)
-    eager = Trial("torch, batch by batch", F32, score, one_by_one)
-    streams = Trial(EAGER, F32, score, stream)
+    eager = Trial("torch, batch by batch", FP32, score, one_by_one)
+    streams = Trial(EAGER, FP32, score, stream)
     forms: tuple[Form, ...] = serving.forms(network, model, extension)
     offered = [form for form in forms if form.may_gain(cpu.cpu_flags())]
     exported = _exported(offered, manifest, output, threads, messenger, stop)
@@ -135,7 +135,7 @@ def _choose(eager: Trial, trials: list[Trial], max_drop: float, messenger: Messe
     best, eager.verdict = eager, "the baseline"
     for trial in sorted(trials, key=lambda one: one.rows_per_second):
         ratio = trial.rows_per_second / eager.rows_per_second
-        if trial.precision == F32 and trial.largest_difference > LARGEST_LOGIT_DIFFERENCE:
+        if trial.precision == FP32 and trial.largest_difference > LARGEST_LOGIT_DIFFERENCE:
             why = f"not kept: its logits differ by up to {trial.largest_difference:.3g}"
         elif not trial.drop <= max_drop:  # true for what is no number, too
             why = f"not kept: it loses {trial.drop:.5f}, more than {max_drop:g}"

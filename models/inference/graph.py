@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from models import ipex
-from models.inference.scoring import BF16, F32, Array, Form, Score
+from models.inference.scoring import BF16, FP32, Array, Form, Score
 from models.ipex import Extension
 
 _TYPES = {"f32": (ov.Type.f32, torch.float32), "i32": (ov.Type.i32, torch.int32)}
+_OPENVINO_NAMES = {FP32: "f32", BF16: "bf16"}
 _BF16_UNITS = frozenset({"amx_bf16", "avx512_bf16"})
 
 
@@ -47,7 +48,7 @@ def graph_forms(name: str, graph: Graph) -> tuple[Form, Form]:
         return compiled(graph, folder / files[0], threads, precision)
 
     return (
-        Form(name, F32, files, write, partial(load, F32)),
+        Form(name, FP32, files, write, partial(load, FP32)),
         Form(f"{name}_bf16", BF16, files, write, partial(load, BF16), _BF16_UNITS),
     )
 
@@ -58,7 +59,7 @@ def extension_form(graph: Graph, extension: Extension) -> Form:
     def write(_folder: Path, _numeric: Array, _ids: Array) -> None:
         """Nothing: it is traced anew where it is loaded."""
 
-    return Form(ipex.FORM, F32, (), write, lambda _folder, _threads: traced(graph, extension))
+    return Form(ipex.FORM, FP32, (), write, lambda _folder, _threads: traced(graph, extension))
 
 
 def traced(graph: Graph, extension: Extension) -> Score:
@@ -97,17 +98,17 @@ def convert(graph: Graph, folder: Path) -> Path:
 
 
 def compiled(graph: Graph, path: Path, threads: int, precision: str) -> Score:
-    """The exported graph as a function for `threads` callers at a time, in f32 or bf16.
+    """The exported graph as a function for `threads` callers at a time, in fp32 or bf16.
 
     One stream of one thread for each: batches are independent, so nothing has to wait for the
     slowest part of a layer. The precision is pinned, or machines with bf16 units would silently
-    compute in bf16; where a CPU has none, OpenVINO computes a bf16 form in f32.
+    compute in bf16; where a CPU has none, OpenVINO computes a bf16 form in fp32.
     """
     network = ov.Core().compile_model(
         path,
         "CPU",
         {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": _OPENVINO_NAMES[precision],
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 Score = Callable[[Array, Array], Array]
 """(numeric float32 [n, N], ids int32 [n, T]) -> logits float32 [n]."""
 
-F32, BF16, INT8 = "f32", "bf16", "int8"
+FP32, BF16, INT8 = "fp32", "bf16", "int8"
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_export_writes_a_whole_bundle_and_says_what_it_measured(
     folder, values = exported
     content = bundle.read(folder)
     assert values["form"] == content["form"]
-    assert content["precision"] == "f32"
+    assert content["precision"] == "fp32"
     assert {
         "model.xml",
         "model.bin",

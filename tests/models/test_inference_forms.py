@@ -12,7 +12,7 @@ import torch
 
 from models.dlrm.serving import eager, forms, load_network
 from models.inference import bundle, export, int8
-from models.inference.scoring import F32, INT8, Score, stream
+from models.inference.scoring import FP32, INT8, Score, stream
 from models.inference.trial import Trial
 from models.metrics import auc
 from models.recdp.blocks import Manifest, write_block
@@ -63,7 +63,7 @@ def test_every_form_gives_the_logits_of_the_network(
 def test_a_form_that_loses_too_much_or_is_another_function_is_not_kept(tmp_path: Path) -> None:
     def trial(name: str, speed: float, drop: float = 0.0, difference: float = 0.0) -> Trial:
         return Trial(
-            name, F32, lambda numeric, _: numeric, stream, drop=drop,
+            name, FP32, lambda numeric, _: numeric, stream, drop=drop,
             largest_difference=difference, speeds=[speed], cpu_ms=[1.0],
         )  # fmt: skip
 
@@ -141,7 +141,7 @@ def test_a_form_that_really_loses_is_refused_with_its_drop(
 ) -> None:
     spec = export_spec(*ordered, tmp_path / "bundle", max_metric_drop=1e-9)
     values = export.work(spec, silent(tmp_path), StopFlag())
-    assert values["precision"] == "f32" and values["form"] != "torch_int8"
+    assert values["precision"] == "fp32" and values["form"] != "torch_int8"
     way = {way["name"]: way for way in bundle.read(tmp_path / "bundle")["measured"]["ways"]}
     lossy = way["torch_int8"]
     assert lossy["precision"] == "int8" and 1e-9 < lossy["metric_drop"] < 0.005
@@ -188,7 +188,7 @@ def test_predict_takes_the_form_and_precision_of_the_bundle(
     assert np.abs(scores[:, 1] - wanted).max() < 1e-6
     exact = 1 / (1 + np.exp(-eager(network)(numeric, ids).astype(np.float64)))
     difference = np.abs(scores[:, 1] - exact).mean()
-    assert difference < {F32: 1e-6, "bf16": 0.01, INT8: 0.02}[form.precision]
+    assert difference < {FP32: 1e-6, "bf16": 0.01, INT8: 0.02}[form.precision]
     assert form.precision != INT8 or difference > 1e-4
 
 
