@@ -74,7 +74,7 @@ def test_a_form_that_loses_too_much_or_is_another_function_is_not_kept(tmp_path:
     assert export._choose(trial("torch", 999), tried, 0.001, silent(tmp_path)).name == "torch"
     text = (tmp_path / "messages" / "rank-0000.jsonl").read_text()
     assert (
-        "lossy (f32): 4.00x the eager network, not kept: it loses 0.00200, more than 0.001" in text
+        "lossy (fp32): 4.00x the eager network, not kept: it loses 0.00200, more than 0.001" in text
     )
 
 
