@@ -425,7 +425,7 @@ def env_list(json: Json = False) -> None:
 
 @env_app.command("install")
 def env_install(
-    names: Annotated[list[str], typer.Argument(help="etl, spark, torch, ...")],
+    names: Annotated[list[str], typer.Argument(help="etl, spark, torch, ipex, ...")],
     wheels: Annotated[
         list[Path] | None, typer.Option(help="A folder of wheels to take from first.")
     ] = None,
@@ -438,6 +438,8 @@ def env_install(
     from engine import environments
 
     for name in names:
+        if size := environments.size_to_install_here(name):
+            output.words(f"{name}: {size}")
         fresh = environments.install_here(
             name, output.progress_line(name), wheels or [], accept_large_torch
         )

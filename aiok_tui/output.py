@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from engine import api
 from engine import events as ev
 from engine.data_jobs import JobListener
 from engine.errors import AiokError, ExitCode, InputError
+from engine.roofline import roofline, rooflines
 from engine.state import RunState, RunStatus, StepState, StepStatus, fold
 
 WORDS = {
@@ -229,9 +231,12 @@ class _Narrator:
 
     def _step_progressed(self, event: ev.StepProgressed) -> None:
         step = self.state.steps[event.step]
-        text = f"  {event.step:10} {progress_text(step, event.t)}"
+        beside = roofline(self.state, step)
+        parts = [progress_text(step, event.t), *([beside.line] if beside else [])]
+        text = f"  {event.step:10} {'; '.join(parts)}"
         if self._live:
-            sys.stderr.write(f"\r\x1b[K{text[:100]}")
+            width = shutil.get_terminal_size((100, 24)).columns - 1
+            sys.stderr.write(f"\r\x1b[K{text[:width]}")
             sys.stderr.flush()
             self._open_line = True
         elif time.monotonic() - self._told > 10:
@@ -270,6 +275,10 @@ def headline(step: StepState) -> str:
             f"{sum(found['rows'].values()):,} rows, {found['rows_per_second']:,.0f} rows/s "
             f"on {found['engine']}"
         ),
+        "roofline": lambda: (
+            ", ".join(f"{form} {rate:,.0f}" for form, rate in found["matmul_gflops"].items())
+            + f" GFLOP/s, memory {found['memory_gb_per_s']:,.1f} GB/s"
+        ),
         "train": lambda: (
             f"{found['rows_per_second']:,.0f} rows/s, best valid AUC "
             f"{found['best']['valid']['auc']:.4f}, {found['stop_reason']}"
@@ -280,7 +289,7 @@ def headline(step: StepState) -> str:
         ),
         "optimize": lambda: (
             f"{found['rows_per_second']:,.0f} rows/s, {found['speedup']:.2f}x the eager model, "
-            f"AUC drop {max(found['auc_drop'], 0.0):.6f}"
+            f"AUC drop {max(found['auc_drop'], 0.0):.6f}{_one_row(found)}"
         ),
         "report": lambda: str(found["html"]),
     }
@@ -288,6 +297,13 @@ def headline(step: StepState) -> str:
         return say[step.kind]()
     except (KeyError, TypeError, ValueError, AttributeError):
         return ""
+
+
+def _one_row(found: Mapping[str, Any]) -> str:
+    """Precision and latency of one row by the kept form, from runs that measured them."""
+    points = found.get("curves", {}).get("kept", [])
+    latency = f", one row in {points[0]['p50_ms']:.2f} ms" if points else ""
+    return f", {found['precision']}{latency}" if "precision" in found else latency
 
 
 def _rate(step: StepState) -> str:
@@ -384,6 +400,7 @@ def print_state(state: RunState, as_json: bool) -> None:
                            for (name, split), points in state.curves.items()}  # fmt: skip
         for step in plain["steps"].values():
             step.pop("problem")
+        plain["roofline"] = [one.to_json() for one in rooflines(state)]
         print_json(plain)
         return
     print(f"{state.id}: {state.status}, recipe {state.recipe}   {state.command}")
@@ -393,6 +410,8 @@ def print_state(state: RunState, as_json: bool) -> None:
             print(f"{step.id}: {progress_text(step, time.time())}")
         for level, text in step.notes:
             print(f"{step.id}: {'! ' if level == 'warning' else ''}{text}")
+        if (beside := roofline(state, step)) is not None:
+            print(f"{step.id}: {beside.text}")
         _print_join_plan(step)
     if state.problem:
         p = state.problem

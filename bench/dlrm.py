@@ -5,7 +5,8 @@ validation AUC after one epoch is the target, its clock that epoch and one valid
 2,048 and the optimized profile run until a validation (20 an epoch, all on the clock) reaches the
 target, three epochs at most. All use the same files and all cores. Rates are chosen before, on
 data of another seed. Imports are not on the clock; reading the training rows is.
-`--ledger`: each switch of the optimized profile by itself.
+`--ledger`: each switch of the optimized profile by itself (bench/dlrm_ledger.py). `--public`: stock
+beside the public program (bench/dlrm_public.py).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import training
+from bench import dlrm_ledger, dlrm_public, training
 from bench.harness import judge, spread
 from models import catalog
 
@@ -44,6 +45,19 @@ def measure() -> list[dict[str, Any]]:
                 runs[name].append(run(folder / f"{pair} {name}", data, name, settings, target))
                 print(name, runs[name][-1], flush=True)
     return rows(runs, chosen)
+
+
+def ledger() -> list[dict[str, Any]]:
+    """What each switch gives and costs."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return dlrm_ledger.measure(Path(scratch))
+
+
+def public() -> list[dict[str, Any]]:
+    """Our stock against the public program's speed."""
+    dlrm_public.checkout()
+    with tempfile.TemporaryDirectory() as scratch:
+        return dlrm_public.measure(Path(scratch))
 
 
 def files(folder: Path, seed: int) -> Path:

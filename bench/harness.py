@@ -1,13 +1,14 @@
 """Run one benchmark and keep its result: `python -m bench.harness NAME` (scripts/bench NAME).
 
 `scripts/bench NAME --VARIANT` runs the function VARIANT of bench/NAME.py instead of `measure` and
-writes NAME_VARIANT.json.
+writes NAME_VARIANT.json. `scripts/bench --table` writes README's table (bench/table.py).
 
 A benchmark is bench/NAME.py with a docstring (its first line is the title), ENVIRONMENTS (the
 first is where it runs, the others are installed for its workers; "app" = the app's own) and
 `measure()`, which returns rows of {name, value, unit} and, where they apply, {baseline, ratio,
-goal, met, data, command, spread}. `met` is None where the spread is larger than the effect: then
-nobody may judge. This file adds machine, versions and date, and writes bench/results/NAME.json.
+goal, met, data, command, spread, note, readme}. `met` is None where the spread is larger than the
+effect: then nobody may judge. This file adds machine, versions and date, and writes
+bench/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,9 +47,16 @@ def judge(effect: float, goal: float, spread: float) -> bool | None:
 
 
 def spread(values: list[float]) -> float:
-    """Half the distance between the quartiles around the median: how far repeated runs differ."""
-    middle = median(values)
-    return median(abs(value - middle) for value in values)
+    """Half the range of repeated runs; from six runs on without the lowest and the highest.
+
+    Of a few runs no smaller figure can be trusted: the distance of the closest two says nothing.
+    ValueError for a single run, which shows nothing of the noise.
+    """
+    if len(values) < 2:
+        raise ValueError("the spread needs at least two runs")
+    ordered = sorted(values)
+    kept = ordered[1:-1] if len(ordered) >= 6 else ordered
+    return (kept[-1] - kept[0]) / 2
 
 
 def names() -> list[str]:
@@ -57,6 +64,11 @@ def names() -> list[str]:
     return sorted(
         path.stem for path in (ROOT / "bench").glob("*.py") if "ENVIRONMENTS" in _constants(path)
     )
+
+
+def titles() -> dict[str, str]:
+    """The first line of each benchmark's docstring."""
+    return {name: _constants(ROOT / "bench" / f"{name}.py")["__doc__"] for name in names()}
 
 
 def _constants(path: Path) -> dict[str, Any]:
@@ -106,7 +118,7 @@ def complete(row: dict[str, Any], name: str, about: dict[str, Any]) -> dict[str,
     """A row with every key; ValueError names one that is missing or unknown."""
     if missing := {"name", "value", "unit"} - set(row):
         raise ValueError(f"bench {name}: a row lacks {', '.join(sorted(missing))}")
-    if unknown := set(row) - {*KEYS, "spread", "note"}:
+    if unknown := set(row) - {*KEYS, "spread", "note", "readme"}:
         raise ValueError(f"bench {name}: unknown keys {', '.join(sorted(unknown))}")
     filled = {**dict.fromkeys(KEYS), **about, **row}
     return {**{key: filled[key] for key in KEYS}, **filled}
@@ -114,13 +126,15 @@ def complete(row: dict[str, Any], name: str, about: dict[str, Any]) -> dict[str,
 
 def inside(arguments: list[str]) -> None:
     """Measure, in the benchmark's own environment, and write the result."""
-    before = machine()
+    about_machine = machine()
     name, *options = arguments
     variant = options[0].removeprefix("--") if options else ""
     rows = getattr(importlib.import_module(f"bench.{name}"), variant or "measure")()
+    # Above the benchmark's own processes: others took part of the machine.
+    about_machine["load1_after"] = round(os.getloadavg()[0], 2)
     about = {
         "command": shlex.join(["scripts/bench", *arguments]),
-        "machine": before,
+        "machine": about_machine,
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -138,7 +152,7 @@ def inside(arguments: list[str]) -> None:
 
 def pythons(environments: tuple[str, ...]) -> dict[str, str]:
     """Install what a benchmark needs; the Python of each environment."""
-    from engine.environments import environment_folder, install_environment
+    from engine.environments import environment_folder, install_environment, size_to_install
     from hosts.local import LocalTransport
 
     found = {}
@@ -154,6 +168,8 @@ def pythons(environments: tuple[str, ...]) -> dict[str, str]:
                 last = phase
                 print(f"environment {name}: {phase}", file=sys.stderr, flush=True)
 
+        if size := size_to_install(environment, LocalTransport()):
+            print(f"environment {environment}: {size}", file=sys.stderr, flush=True)
         install_environment(environment, LocalTransport(), show)
         found[environment] = str(environment_folder(environment) / "bin" / "python")
     return found
@@ -164,9 +180,14 @@ def main(arguments: list[str]) -> int:
     if os.environ.get(INSIDE):
         inside(arguments)
         return 0
+    if arguments == ["--table"]:
+        from bench import table
+
+        table.write(ROOT / "README.md", RESULTS, titles())
+        return 0
     if not arguments or arguments[0] not in names():
-        for name in names():
-            print(f"{name:16} {_constants(ROOT / 'bench' / f'{name}.py')['__doc__']}")
+        for name, title in titles().items():
+            print(f"{name:16} {title}")
         return 0 if not arguments else 2
     name = arguments[0]
     constants = _constants(ROOT / "bench" / f"{name}.py")

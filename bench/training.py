@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,32 @@ def begin(
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one job took, from the start of its first process to the end of its last: wall time,
+    CPU-seconds of all its processes, peak memory of the largest, and the load when it began."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_gib: float
+    load: float
+
+
+def timed(launch: list[str], module: str, folder: Path, spec: dict[str, Any]) -> Cost:
+    """Run a worker to its end; RuntimeError with the end of its log when it fails."""
+    load = os.getloadavg()[0]
+    start = time.monotonic()
+    process = begin(launch, module, folder, spec)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        log = (folder / "log").read_text()
+        raise RuntimeError(f"{module} in {folder}: exit {process.returncode}: {log[-2000:]}")
+    peak_gib = usage.ru_maxrss / 2**20
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, peak_gib, load)
+
+
 def finished(process: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
     """Wait for a worker; the values of its result, or RuntimeError with the end of its log."""
     code = process.wait()
@@ -62,23 +90,39 @@ def generated(folder: Path, rows: int, seed: int, split: dict[str, Any] = SPLIT)
 
 def prepared(folder: Path, logs: Path, profile: str, split: dict[str, Any] = SPLIT) -> Path:
     """The ETL's blocks of click logs, with the profile's min_count."""
-    settings = {"min_count": catalog.load("dlrm").profiles[profile]["min_count"]}
-    work("models.dlrm.etl", "etl", folder, {
-        "dataset": {"format": "criteo", "paths": [str(logs)], "columns": None}, "split": split,
-        "engine": "sail", "address": None, "settings": settings, "cores": 2, "memory_gib": 4,
-        "work": str(folder / "work"),
-    })  # fmt: skip
+    min_count = int(catalog.load("dlrm").profiles[profile]["min_count"])
+    work("models.dlrm.etl", "etl", folder, etl_spec(folder, logs, min_count, split))
     return folder / "output"
+
+
+def etl_spec(
+    folder: Path, logs: Path, min_count: int, split: dict[str, Any] = SPLIT
+) -> dict[str, Any]:
+    """The spec of the ETL of click logs on the embedded engine."""
+    return {
+        "dataset": {"format": "criteo", "paths": [str(logs)], "columns": None}, "split": split,
+        "engine": "sail", "address": None, "settings": {"min_count": min_count},
+        "cores": len(os.sched_getaffinity(0)), "memory_gib": 4, "work": str(folder / "work"),
+    }  # fmt: skip
+
+
+def baseline_spec(logs: Path, min_count: int) -> dict[str, Any]:
+    """The spec of the same job by one of bench/baselines."""
+    return {"paths": [str(logs)], "split": SPLIT, "min_count": min_count,
+            "cores": len(os.sched_getaffinity(0))}  # fmt: skip
 
 
 def trained(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Train as a spec of `train_spec` says, under mpirun when it has several ranks."""
+    return finished(begin(train_launch(spec), "models.train", folder, spec), folder)
+
+
+def train_launch(spec: dict[str, Any]) -> list[str]:
+    """How to start the training of a spec."""
     python = python_of("torch")
-    launch = [python]
-    if spec["ranks"] > 1:
-        launch = [str(Path(python).parent / "mpirun"), "-n", str(spec["ranks"]), python]
-        spec = {**spec, "rendezvous": f"file://{folder}/rendezvous"}
-    return finished(begin(launch, "models.train", folder, spec), folder)
+    if spec["ranks"] == 1:
+        return [python]
+    return [str(Path(python).parent / "mpirun"), "-n", str(spec["ranks"]), python]
 
 
 def train_spec(folder: Path, data: Path, profile: str, **changes: Any) -> dict[str, Any]:
@@ -88,8 +132,8 @@ def train_spec(folder: Path, data: Path, profile: str, **changes: Any) -> dict[s
     return {
         "model": "dlrm", "settings": settings, "data": str(data),
         "checkpoints": str(folder / "checkpoints"), "checkpoint_s": 600, "ranks": 1, "threads": 1,
-        "rendezvous": None, "seed": 7, "goal": {"metric": "auc", "target": None, "minutes": None},
-        **changes,
+        "rendezvous": f"file://{folder}/rendezvous" if changes.get("ranks", 1) > 1 else None,
+        "seed": 7, "goal": {"metric": "auc", "target": None, "minutes": None}, **changes,
     }  # fmt: skip
 
 

@@ -18,8 +18,8 @@ from models.settings import resolve
 
 BYTES_PER_ROW = {"criteo": 240.0, "table": 100.0}
 GZIP_FACTOR = 3.5
-START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0}
-ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5}
+START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0, "ipex": 12.0}
+ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0}
 MANY_CORES = 8  # above it a rank gets several cores
 
 
@@ -54,6 +54,16 @@ class Job:
 def advise(job: Job) -> dict[str, Value]:
     """A value for each key the user left open."""
     return {value.key: value for value in (_ranks(job), *_etl(job)) if value}
+
+
+def _size_of_ipex(job: Job) -> str:
+    """What the user's choice of the large environment costs, "" for the usual one."""
+    if job.recipe.train.environment != "ipex":
+        return ""
+    if "ipex" not in job.missing_gib:
+        return "Intel Extension for PyTorch; installed"
+    size = job.missing_gib["ipex"]
+    return f"Intel Extension for PyTorch, with CUDA libraries: {size:.1f} GiB are to be installed"
 
 
 def _ranks(job: Job) -> Value | None:
@@ -162,7 +172,8 @@ def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
                 )
             )
         else:
-            found.append(PlannedValue(key=key, value=value, origin=origin))
+            reason = _size_of_ipex(job) if key == "train.environment" else ""
+            found.append(PlannedValue(key=key, value=value, origin=origin, reason=reason))
     profile = spec.profiles[job.recipe.model.profile]
     settings, _ = resolve(spec.settings, profile, job.recipe.model.settings)
     for name, setting in settings.items():
@@ -179,13 +190,12 @@ def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> s
     """The environment a worker of this job runs in."""
     if worker == "etl":
         return "spark" if values["etl.engine"] == "spark" else "etl"
-    if worker == "train":
-        return str(values["train.environment"])
-    return spec.workers[worker].environment
+    environment = spec.workers[worker].environment
+    return str(values["train.environment"]) if environment == "torch" else environment
 
 
 def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
-    """data -> etl -> train -> evaluate, optimize; each with its identity and estimate."""
+    """data -> etl, roofline -> train -> evaluate, optimize; each with identity and estimate."""
     recipe = job.recipe
     settings = {
         key.removeprefix("model.settings."): value
@@ -233,6 +243,9 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
     first = ("data",) if generate else ()
     add("etl", "etl", f"prepare data on {_engine_name(values)}", first, own,
         [f"{f.size}:{f.mtime_ns}:{f.digest}" for f in job.files])  # fmt: skip
+    # What the peaks depend on: another host, processor or set of cores is measured anew.
+    host = {"host": job.facts.hostname, "cpu": job.facts.cpu_model, "cores": job.facts.cores}
+    add("roofline", "roofline", "matmul and memory peaks of this machine", (), host)
     goal = recipe.goal
     own = {
         "model": spec.name,
@@ -266,7 +279,7 @@ def _estimate(
     job: Job, spec: ModelSpec, kind: str, worker: str, environment: str, values: Mapping[str, Any]
 ) -> Estimate:
     """CPU-seconds a million rows (ModelSpec.cost) over the cores, plus the start of Python."""
-    millions = row_count(job) / 1e6
+    millions = 0.0 if kind == "roofline" else row_count(job) / 1e6  # it reads no data
     cost = spec.cost.get(f"{worker}/{job.recipe.model.profile}", spec.cost.get(worker, 1.0))
     epochs = int(values["model.settings.epochs"]) if kind == "train" else 1
     cores = len(job.facts.cores) if kind in ("etl", "train") else 1
@@ -296,6 +309,11 @@ def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> li
         problems.append(
             f"a step needs about {memory:.1f} GiB of memory, "
             f"this machine has {job.facts.memory_gib:.1f}"
+        )
+    if values["train.environment"] == "ipex" and "avx2" not in job.facts.isa:
+        problems.append(
+            "Intel Extension for PyTorch needs a CPU with AVX2 and this host has none; "
+            "set train.environment=torch"
         )
     address = str(values["etl.address"] or "")
     if values["etl.engine"] == "spark" and not address.startswith("sc://") and not job.facts.java:

@@ -81,17 +81,20 @@ def _dataset(path: str, format: str, columns: str | None) -> dict[str, Any]:
     return {"format": format, "paths": [str(p) for p in files], "columns": parsed}
 
 
-def _run(worker: str, model: str, spec: Mapping[str, Any], listener: JobListener) -> dict[str, Any]:
-    """Run one worker of a model here, its environment installed first."""
+def _run(
+    worker: str, model: str, spec: Mapping[str, Any], listener: JobListener, environment: str = ""
+) -> dict[str, Any]:
+    """Run one worker of a model here, its environment (or another one) installed first."""
     entry = catalog.load(model).workers[worker]
+    environment = environment or entry.environment
     site = local_site()
-    install_environment(entry.environment, site.transport, listener.progress)
+    install_environment(environment, site.transport, listener.progress)
     code = deploy()
     job = f"{worker}-{os.getpid()}-{time.time_ns()}"
     scratch = make_folder(home() / "work" / job)
     spec_file = write_spec(scratch / "spec.json", spec)
     cores = str(_cores())
-    prefix = environment_folder(entry.environment)
+    prefix = environment_folder(environment)
     try:
         return run_worker(
             [site],
@@ -188,4 +191,5 @@ def predict(
         "threads": _cores(),
         "batch_size": batch_size,
     }
-    return _run("predict", plan.model, spec, listener)
+    environment = plan.step("optimize").environment  # where the form that was kept can run
+    return _run("predict", plan.model, spec, listener, environment)

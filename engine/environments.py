@@ -55,6 +55,14 @@ def missing(transport: Transport) -> dict[str, float]:
     return found
 
 
+def size_to_install(name: str, transport: Transport) -> str:
+    """What installing an environment will take, in words; "" when it is whole."""
+    if provision.is_installed(transport, environment_folder(name)):
+        return ""
+    lock = lock_of(name)
+    return f"{lock.wheels_gib:.1f} GiB of wheels, {lock.installed_gib:.1f} GiB installed"
+
+
 def install_environment(
     name: str,
     transport: Transport,
@@ -115,6 +123,11 @@ def remove_environment(name: str) -> bool:
 def listing() -> list[EnvironmentState]:
     """The environments of this machine."""
     return states(LocalTransport())
+
+
+def size_to_install_here(name: str) -> str:
+    """What installing an environment on this machine will take; "" when it is whole."""
+    return size_to_install(name, LocalTransport())
 
 
 def install_here(

@@ -148,6 +148,17 @@ class Measured(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkloadCounted(Event):
+    """The least that a row of the step's work costs; `precision` is that of its matmuls."""
+
+    kind: ClassVar[str] = "workload_counted"
+    step: str
+    flops_per_row: float
+    bytes_per_row: float
+    precision: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Noted(Event):
     """A decision or a warning to read. `level` is info or warning."""
 
@@ -195,7 +206,8 @@ KINDS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         RunCreated, RunStarted, StopRequested, StepStarted, StepReused, StepFinished, StepFailed,
-        StepStopped, StepProgressed, Measured, Noted, CheckpointSaved, HostSilent, RunEnded,
+        StepStopped, StepProgressed, Measured, WorkloadCounted, Noted, CheckpointSaved, HostSilent,
+        RunEnded,
     )
 }  # fmt: skip
 

@@ -107,10 +107,10 @@ class Etl(_Part):
 
 
 class Train(_Part):
-    """How the training is spread and saved."""
+    """How the training is spread and saved, and the environment of all that computes with torch."""
 
     ranks: int | Literal["auto"] = "auto"
-    environment: Literal["torch"] = "torch"
+    environment: Literal["torch", "ipex"] = "torch"
     checkpoint_s: float = Field(default=60.0, ge=0.5, le=86_400)
 
     @model_validator(mode="after")

@@ -82,6 +82,7 @@ class StepState:
     log: str = ""
     command: str = ""
     result: dict[str, Any] = field(default_factory=dict)
+    workload: dict[str, Any] = field(default_factory=dict)  # what a row costs, while it runs
     notes: list[tuple[str, str]] = field(default_factory=list)  # (level, text)
     problem: ev.StepFailed | ev.StepStopped | None = None
 
@@ -235,6 +236,14 @@ def _(event: ev.Measured, state: RunState) -> None:
     while curve and curve[-1].step >= event.step_count:
         curve.pop()
     curve.append(Point(event.t, event.rows, event.step_count, event.epoch, event.value))
+
+
+@_apply.register
+def _(event: ev.WorkloadCounted, state: RunState) -> None:
+    _step(state, event.step).workload = {
+        "flops_per_row": event.flops_per_row, "bytes_per_row": event.bytes_per_row,
+        "precision": event.precision,
+    }  # fmt: skip
 
 
 @_apply.register

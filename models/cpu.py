@@ -43,8 +43,7 @@ def choose_precision(wanted: str, flags: set[str] | None = None) -> tuple[str, s
 
     `wanted` is fp32, bf16 or auto; auto takes bf16 only where the CPU multiplies it natively.
     """
-    flags = cpu_flags() if flags is None else flags
-    native = next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), None)
+    native = native_instructions(flags).get("bf16")
     if wanted == "fp32":
         return "fp32", "fp32 was asked for"
     if wanted == "bf16":
@@ -52,6 +51,17 @@ def choose_precision(wanted: str, flags: set[str] | None = None) -> tuple[str, s
     if native:
         return "bf16", f"this CPU has {native}"
     return "fp32", "this CPU has neither AMX nor AVX512-BF16"
+
+
+def native_instructions(flags: set[str] | None = None) -> dict[str, str]:
+    """Number formats below fp32 that the CPU multiplies natively: format -> its instructions."""
+    flags = cpu_flags() if flags is None else flags
+    known = {"bf16": ("amx_bf16", "avx512_bf16"),
+             "int8": ("amx_int8", "avx512_vnni", "avx_vnni")}  # fmt: skip
+    return {
+        form: next(name for name in names if name in flags)
+        for form, names in known.items() if flags & set(names)
+    }  # fmt: skip
 
 
 def cpu_flags() -> set[str]:
@@ -64,6 +74,18 @@ def cpu_flags() -> set[str]:
         if line.startswith("flags"):
             return set(line.partition(":")[2].split())
     return set()
+
+
+def last_level_cache() -> int:
+    """Bytes of the first processor's largest cache as Linux tells them; 0 where it does not."""
+    sizes = [0]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        try:
+            text = path.read_text(encoding="ascii").strip()
+            sizes.append(int(text[:-1]) << {"K": 10, "M": 20}[text[-1]])
+        except (OSError, ValueError, KeyError, IndexError):
+            continue  # a kernel that says it otherwise, or not at all
+    return max(sizes)
 
 
 def peak_rss_gib() -> float:

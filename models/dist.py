@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,8 +72,7 @@ class Ranks:
         float32. Ranks of one host read each other's memory; otherwise the tensors travel. The
         result may change with the next but one call.
         """
-        if self._one_host is not False and not self._has_room(len(tensor)):
-            self._share_memory(len(tensor))
+        self._prepare(len(tensor))
         with _lost_ranks_explained():
             if self._shared is not None:
                 return self._shared.exchange(tensor, _PATIENCE.total_seconds())
@@ -81,8 +80,36 @@ class Ranks:
             gloo.all_gather(list(everyone), tensor)
             return list(everyone)
 
-    def _has_room(self, words: int) -> bool:
-        return self._shared is not None and words <= self._shared.words
+    def swap(self, rows: torch.Tensor, counts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Give each rank its part of this rank's rows; the parts that it got, in rank order.
+
+        rows [sum(counts[rank]), w] float32, those for rank 0 first; counts[a][b] = rows from a to
+        b, known to all. Part a [counts[a][rank], w] came from rank a. Like with `gather_equal` it
+        may change with the next but one call.
+        """
+        if self.size == 1:
+            return [rows]
+        width = rows.shape[1]
+        given, taken = list(counts[self.rank]), [row[self.rank] for row in counts]
+        most = max(sum(row) for row in counts) * width
+        if not most:
+            return [rows.new_empty((0, width)) for _ in counts]
+        self._prepare(most)
+        if self._shared is None:
+            parts = rows.new_empty((sum(taken), width))
+            with _lost_ranks_explained():
+                gloo.all_to_all_single(parts, rows.contiguous(), taken, given)
+            return list(parts.split(taken))
+        message = torch.empty(most)
+        message[: rows.numel()] = rows.flatten()
+        starts = [sum(row[: self.rank]) * width for row in counts]
+        everyone = zip(self.gather_equal(message), starts, taken, strict=True)
+        return [mail[at : at + count * width].view(count, width) for mail, at, count in everyone]
+
+    def _prepare(self, words: int) -> None:
+        """Have shared memory for messages of so many words, where there can be any."""
+        if self._one_host is not False and (self._shared is None or words > self._shared.words):
+            self._share_memory(words)
 
     def _share_memory(self, words: int) -> None:
         """Have room for messages of so many words, or find out that there is no shared memory."""
@@ -120,6 +147,17 @@ class Ranks:
         counts[self.rank] = len(tensor)
         self.sum(counts)
         return self.gather(tensor, counts.tolist())
+
+    def collect(self, value: Any) -> list[Any]:
+        """The JSON values of all ranks in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        counts = torch.zeros(self.size, dtype=torch.int64)
+        counts[self.rank] = len(text)
+        self.sum(counts)
+        texts = self.gather(text, counts.tolist()).split(counts.tolist())
+        return [json.loads(bytes(one.tolist())) for one in texts]
 
     def share(self, value: Any) -> Any:
         """Rank 0's JSON value, on every rank."""

@@ -42,9 +42,10 @@ class SharedMemory:
         head = ranks * _COUNTER_BYTES
         lines = np.frombuffer(memory, np.int64, head // 8).reshape(ranks, -1)
         self._pids, self._counters = lines[:, 0], lines[:, 1]
-        self._places = torch.frombuffer(memory, dtype=torch.float32, offset=head).view(
-            _PHASES, ranks, words
-        )
+        with torch.inference_mode(False):  # it outlives a caller that only scores
+            self._places = torch.frombuffer(memory, dtype=torch.float32, offset=head).view(
+                _PHASES, ranks, words
+            )
         self._calls = 0
         self._others = select.poll()
         self._peers: list[int] = []

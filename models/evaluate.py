@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from models import cpu
+from models import cpu, ipex
 from models.dist import Ranks
 from models.loop_score import scored
 from models.messages import Messenger, Progress
@@ -28,8 +28,11 @@ REPORT_S = 0.5
 def evaluate(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str, Any]:
     """Score every row of the split once; writes scores.npy and metrics.json into `output`."""
     model, _ = model_settings({"model": spec["model"]})
+    extension = ipex.load(bool(spec.get("ipex")))
     cpu.prepare(int(spec["threads"]), keep_memory=True)
     task = import_module(f"models.{model.name}.task").load_scorer(spec["weights"], spec["data"])
+    if extension:
+        task.accelerate(extension)
     rows = task.rows(spec["split"])
     if not rows.rows:
         raise InputProblem(f"{spec['data']} has no {spec['split']} rows", todo="check the split")

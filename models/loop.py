@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +21,9 @@ from models.api import Metric
 from models.dist import Ranks
 from models.loop_data import Batch, Rows, ShuffledRows
 from models.loop_score import validate
-from models.messages import Messenger, Note, Saved, Scalar
+from models.messages import Messenger, Note, Saved, Scalar, Workload
 from models.messages import Progress as ProgressMessage
+from models.placement import Placement
 from models.worker import StopFlag, Stopped, WorkFailed
 
 LOSS, STOP, SAVE, TIME_UP = range(4)  # what the ranks tell each other at every step
@@ -32,14 +34,16 @@ REPORT_S = 0.5
 class Task(Protocol):
     """What a model gives to the loop. Tensors from `weights` and `optimizer_state` are live."""
 
+    placement: Placement
+
     def rows(self, split: str) -> Rows:
         """The rows of a split."""
 
     def step(self, batch: Batch, factor: float, signals: Sequence[float]) -> list[float]:
         """Train on one global batch; the signals added over all ranks, [0] = summed loss."""
 
-    def flops_per_row(self) -> float:
-        """Floating-point operations of one training step, a row; tables apart."""
+    def workload(self) -> Workload:
+        """What one row of a training step costs at least."""
 
     def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
         """Logits [n] of rows."""
@@ -50,8 +54,14 @@ class Task(Protocol):
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights by name."""
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it weights and scores are those to judge and keep, not those of the last step."""
+
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """All else that the next step depends on."""
+
+    def placed(self) -> dict[str, Placement]:
+        """By name, the tensors of these two of which this rank holds a part of the rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +80,7 @@ class Plan:
     target: float | None
     minutes: float | None
     checkpoint_s: float
+    prefetch: bool = False
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """What the rates are multiplied by at a step (from 0): warm-up, then decay to 0."""
@@ -112,41 +123,39 @@ class Loop:
         self.messenger, self.stop, self.folder = messenger, stop, checkpoints
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] = {}
+        kinds = ("weights", "optimizer", "best")
+        self.placed = {f"{kind}/{n}": p for n, p in task.placed().items() for kind in kinds}
         self.data = ShuffledRows(
-            task.rows("train"), plan.batch_size, plan.seed, ranks.rank, ranks.size
-        )
+            task.rows("train"), plan.batch_size, plan.seed, ranks.rank, ranks.size,
+            prefetch=plan.prefetch,
+        )  # fmt: skip
         self.valid = task.rows("valid")
         self._saved_at = self._told_at = self._since = time.monotonic()
         self._cpu_since = time.process_time()
-        self._loss, self._loss_rows = 0.0, 0
+        self._loss, self._loss_rows, self._paused = 0.0, 0, 0.0
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
-        tensors, progress, torn = checkpoint.load_newest(self.folder)
-        if self.ranks.share(progress.get("step")) != progress.get("step"):
-            raise WorkFailed(
-                "the ranks found different checkpoints", why=f"in {self.folder}",
-                todo="the checkpoint folder must be the same for all ranks",
-            )  # fmt: skip
+        found, torn = checkpoint.newest(self.folder, self.ranks)
         if self.ranks.rank == 0:
             for line in torn:
                 self.messenger.send(Note(text=line, level="warning"))
-        if not tensors:
+        if found is None:
             return
-        self.progress = Progress(**progress)
-        live = self._state()
-        for name, tensor in tensors.items():
-            if name.startswith("best/"):
-                self.best[name.removeprefix("best/")] = tensor
-            else:
-                live[name].copy_(tensor)
+        self.progress = Progress(**found.progress)
+        if any(name.startswith("best/") for name in found.names()):
+            self.best = {name: torch.empty_like(t) for name, t in self.task.weights().items()}
+        for name, tensor in self._state().items():
+            spread = name in self.placed
+            found.read(name, tensor, self.placed[name].runs(self.ranks.rank) if spread else None)
         if self.ranks.rank == 0:
             self.messenger.send(Note(text=f"resumed from step {self.progress.step}"))
 
     def run(self) -> Progress:
         """Train to the end; raises Stopped after saving when a stop was requested."""
         steps = self.data.steps
-        self._since = self._saved_at = time.monotonic()
+        self._since = self._saved_at = self._told_at = time.monotonic()
+        self._paused = self.progress.eval_seconds + self.progress.save_seconds
         self._cpu_since = time.process_time()
         while not self.progress.stop_reason:
             epoch, start = divmod(self.progress.step, steps)
@@ -158,7 +167,10 @@ class Loop:
 
     def best_weights(self) -> dict[str, torch.Tensor]:
         """The weights of the best validation; the last ones when there was none."""
-        return self.best or self.task.weights()
+        if not self.best:
+            with self.task.averaged():
+                return {name: tensor.clone() for name, tensor in self.task.weights().items()}
+        return self.best
 
     def _step(self, batch: Batch, steps: int) -> list[float]:
         progress, plan = self.progress, self.plan
@@ -211,6 +223,10 @@ class Loop:
         """Score the validation rows; keep the weights when they are the best so far."""
         if not self.valid.rows:
             return
+        with self.task.averaged():
+            self._judge(steps)
+
+    def _judge(self, steps: int) -> None:
         started = time.monotonic()
         progress, plan = self.progress, self.plan
         epoch = progress.step / steps
@@ -242,26 +258,18 @@ class Loop:
     def _state(self) -> dict[str, torch.Tensor]:
         weights = {f"weights/{name}": t for name, t in self.task.weights().items()}
         rest = {f"optimizer/{name}": t for name, t in self.task.optimizer_state().items()}
-        return {**weights, **rest}
+        return {**weights, **rest, **{f"best/{name}": t for name, t in self.best.items()}}
 
     def _save(self) -> None:
-        """Rank 0 writes a checkpoint; every rank learns whether it could."""
+        """Write a checkpoint, each rank what it alone has; all learn whether it is whole."""
         started = time.monotonic()
         self._count_seconds()
-        failure: list[str] | None = None
+        path = checkpoint.save(
+            self.folder, self.progress.step, self._state(), asdict(self.progress), self.ranks,
+            self.placed,
+        )  # fmt: skip
         if self.ranks.rank == 0:
-            best = {f"best/{name}": t for name, t in self.best.items()}
-            try:
-                tensors = {**self._state(), **best}
-                path = checkpoint.save(
-                    self.folder, self.progress.step, tensors, asdict(self.progress)
-                )
-                self.messenger.send(Saved(path=str(path), step=self.progress.step))
-            except WorkFailed as error:
-                failure = [error.what, error.why, error.todo]
-        failure = self.ranks.share(failure)
-        if failure:
-            raise WorkFailed(*failure)
+            self.messenger.send(Saved(path=str(path), step=self.progress.step))
         self._saved_at = time.monotonic()
         self.progress.save_seconds += self._saved_at - started
 
@@ -283,14 +291,19 @@ class Loop:
         epoch, done = divmod(progress.step - 1, steps)
         if self.ranks.rank or (now - self._told_at < REPORT_S and done + 1 < steps):
             return
-        self._told_at = now
+        # Validations and checkpoints are no training: their time is taken out of the speed.
+        paused = progress.eval_seconds + progress.save_seconds
+        seconds = now - self._told_at - (paused - self._paused)
+        self._told_at, self._paused = now, paused
         rows = self.data.source.rows
         self.messenger.send(
             ProgressMessage(phase=f"epoch {epoch + 1}/{self.plan.epochs}",
                             done=min(rows, (done + 1) * self.plan.batch_size), total=rows)
         )  # fmt: skip
-        self.messenger.send(
-            Scalar(name="loss", value=self._loss / self._loss_rows, split="train",
-                   step=progress.step, rows=progress.rows, epoch=progress.step / steps)
-        )  # fmt: skip
+        for name, value in (
+            ("loss", self._loss / self._loss_rows), ("rows_per_second", self._loss_rows / seconds)
+        ):  # fmt: skip
+            point = Scalar(name=name, value=value, split="train", step=progress.step,
+                           rows=progress.rows, epoch=progress.step / steps)  # fmt: skip
+            self.messenger.send(point)
         self._loss, self._loss_rows = 0.0, 0

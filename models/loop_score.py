@@ -48,10 +48,15 @@ def validate(
 def scored(
     task: Scorer, rows: Rows, ranks: Ranks, batch_rows: int = BATCH_ROWS
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """Labels and logits of this rank's rows, batch by batch, in the order of the rows."""
+    """Labels and logits of this rank's rows, batch by batch, in the order of the rows.
+
+    Every rank makes as many calls of `scores`, some without rows: its rows may lie on others.
+    """
     for start, stop in own_slices(rows.rows, batch_rows, ranks.rank, ranks.size):
         columns = [torch.from_numpy(np.array(column)) for column in rows.read(start, stop)]
-        yield task.labels(columns).numpy(), task.scores(columns).numpy()
+        logits = task.scores(columns).numpy()
+        if len(logits):
+            yield task.labels(columns).numpy(), logits
 
 
 def _by_histogram(task: Scorer, rows: Rows, ranks: Ranks) -> dict[str, float]:

@@ -25,12 +25,17 @@ def combine(ids: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torc
     """
     if not len(ids):
         return ids.long(), values
+    unique, order, starts = group(ids)
+    return unique.long(), nn.functional.embedding_bag(order, values, starts, mode="sum")
+
+
+def group(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids [n] -> unique ids [u] ascending, a stable order [n] that sorts, where each starts [u]."""
     ordered, order = torch.sort(ids, stable=True)
     first = torch.ones(len(ids), dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=first[1:])
     starts = first.nonzero().squeeze(1)
-    sums = nn.functional.embedding_bag(order, values, starts, mode="sum")
-    return ordered[starts].long(), sums
+    return ordered[starts], order, starts
 
 
 class Exchange:

@@ -51,6 +51,16 @@ class Scalar(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Workload(Message):
+    """The least that a row costs: operations, and bytes between CPU and memory."""
+
+    kind: ClassVar[str] = "workload"
+    flops_per_row: float
+    bytes_per_row: float
+    precision: str  # of the matmuls: fp32, bf16 or int8
+
+
+@dataclass(frozen=True, kw_only=True)
 class Note(Message):
     """A decision or a warning a person should read. `level` is info or warning."""
 
@@ -95,7 +105,7 @@ class Done(Message):
 
 
 KINDS: dict[str, type[Message]] = {
-    cls.kind: cls for cls in (Progress, Scalar, Note, Problem, Saved, Result, Done)
+    cls.kind: cls for cls in (Progress, Scalar, Workload, Note, Problem, Saved, Result, Done)
 }
 
 

@@ -1,23 +1,26 @@
 """`python -m models.train spec.json`: one training, by 1..n ranks. The keys: models/README.md.
 
 The story: join the other ranks, make the task, go on from a checkpoint if there is one, train,
-write the best weights. Only rank 0 writes; the test split is never read.
+write the best weights. Rank 0 writes, and each rank its own part of a checkpoint where tables are
+spread over the ranks; the test split is never read.
 """
 
 from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from models import catalog, checkpoint, cpu, dist
+from models import catalog, checkpoint, cpu, dist, ipex
 from models.api import ModelSpec
 from models.loop import SIGNALS, Loop, Plan, Progress
-from models.messages import Messenger, Note
+from models.messages import Messenger, Note, Workload
 from models.settings import Value, resolve
 from models.worker import InputProblem, StopFlag, run
 
@@ -25,33 +28,46 @@ from models.worker import InputProblem, StopFlag, run
 def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str, Any]:
     """One training as spec.json says; the values of the result on rank 0."""
     model, settings = model_settings(spec)
+    extension = ipex.load(bool(spec.get("ipex")))
     cpu.prepare(int(spec["threads"]), keep_memory=bool(settings["keep_memory"]))
     with dist.joined(int(spec["ranks"]), spec.get("rendezvous")) as ranks:
         make = import_module(f"models.{model.name}.task").TASK
         task = make(settings, spec["data"], int(spec["seed"]), ranks, SIGNALS)
         if not task.rows("train").rows:
             raise InputProblem(f"{spec['data']} has no training rows", todo="check the split")
+        if extension:
+            task.accelerate(extension)
         if ranks.rank == 0:
-            messenger.send(Note(text=f"computes in {task.precision}: {task.precision_reason}"))
+            with_it = f", with {extension.note}" if extension else ""
+            text = f"computes in {task.precision}: {task.precision_reason}{with_it}"
+            messenger.send(Note(text=text))
+            if task.placed():
+                messenger.send(Note(text=task.placement.sentence()))
         made = plan(spec, model, settings, task.rows("train").rows)
-        flops = made.batch_size / ranks.size * task.flops_per_row()
+        work = task.workload()
+        flops = made.batch_size / ranks.size * work.flops_per_row
         torch.set_num_threads(cpu.worthwhile_threads(int(spec["threads"]), flops))
         if ranks.rank == 0 and made.batch_size != settings["batch_size"]:
             messenger.send(Note(text=f"batch of {made.batch_size} rows, for min_steps"))
+        if ranks.rank == 0:
+            messenger.send(work)
         loop = Loop(task, made, ranks, messenger, stop, Path(spec["checkpoints"]))
         loop.resume()
         progress = loop.run()
+        best, output = loop.best_weights(), Path(spec["output"])
+        sha256 = checkpoint.write_weights(output, best, ranks, task.placed())
         if ranks.rank:
             return {}
         messenger.send(Note(text=f"training ended: {progress.stop_reason}"))
-        values = result(task, loop, progress)
+        values = {**result(task, best, progress, work), "weights_sha256": sha256}
         described = {
             "version": 1, "model": model.name, "settings": settings, **task.describe(),
             "seed": spec["seed"], "metrics": {"valid": values["best"]["valid"]},
-            "weights_sha256": values["weights_sha256"],
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+            "weights_sha256": sha256,
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__),
+                         "ipex": extension.version if extension else None},
         }  # fmt: skip
-        checkpoint.write_model(Path(spec["output"]), loop.best_weights(), described)
+        checkpoint.write_model(output, described)
         return values
 
 
@@ -69,7 +85,7 @@ def model_settings(spec: dict[str, Any]) -> tuple[ModelSpec, dict[str, Value]]:
 def plan(spec: dict[str, Any], model: ModelSpec, settings: dict[str, Any], rows: int) -> Plan:
     """How long to train and when to save, from the spec's goal, the settings and the rows."""
     goal = spec.get("goal") or {}
-    names = ("epochs", "evals_per_epoch", "patience", "warmup", "decay")
+    names = ("epochs", "evals_per_epoch", "patience", "warmup", "decay", "prefetch")
     batch_size = int(settings["batch_size"])
     while batch_size > 1 and -(-rows // batch_size) < settings["min_steps"]:
         batch_size //= 2
@@ -81,18 +97,21 @@ def plan(spec: dict[str, Any], model: ModelSpec, settings: dict[str, Any], rows:
     )  # fmt: skip
 
 
-def result(task: Any, loop: Loop, progress: Progress) -> dict[str, Any]:
-    """The figures the step ends with."""
-    weights = loop.best_weights()
+def result(
+    task: Any, weights: Mapping[str, torch.Tensor], progress: Progress, work: Workload
+) -> dict[str, Any]:
+    """The figures the step ends with, but for the hash of the weights."""
+    placed = task.placed()
+    rows = {name: placed[name].rows if name in placed else len(weights[name]) for name in weights}
     training = progress.seconds - progress.eval_seconds - progress.save_seconds
     return {
         "best": progress.best or {"step": progress.step, "epoch": None, "valid": {}},
         "steps": progress.step, "rows": progress.rows,
         "seconds": progress.seconds, "cpu_seconds": progress.cpu_seconds,
         "rows_per_second": progress.rows / training, "eval_seconds": progress.eval_seconds,
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "stop_reason": progress.stop_reason, "precision": task.precision,
-        "weights_sha256": checkpoint.weights_sha256(weights),
+        "parameters": sum(rows[name] * tensor[0].numel() for name, tensor in weights.items()),
+        "stop_reason": progress.stop_reason, **asdict(work),
+        "placement": task.placement.describe(),
         "peak_rss_gib": cpu.peak_rss_gib(),
     }  # fmt: skip
 

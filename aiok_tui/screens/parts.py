@@ -9,6 +9,7 @@ from aiok_tui.widgets.chart import Series
 from aiok_tui.widgets.glyphs import bar, state_cell
 from aiok_tui.widgets.linetable import Row
 from aiok_tui.widgets.paint import Cell, fit, wrap
+from engine.roofline import roofline
 from engine.state import RunStatus, StepStatus
 
 if TYPE_CHECKING:
@@ -74,8 +75,11 @@ def step_lines(view: RunView, now: float, width: int) -> list[list[Cell]]:
 
 
 def headline_lines(view: RunView, width: int) -> list[list[Cell]]:
-    """The result of a finished run, or why it failed; nothing while it runs."""
+    """The result of a finished run, why it failed, or what a live one reaches of the machine."""
     state = view.state
+    if state.status.is_live and state.current is not None:
+        beside = roofline(state, state.current)
+        return wrap(beside.line, width, "accent") if beside is not None else []
     if state.status is RunStatus.DONE:
         figures = result_figures(state)
         return [[("result  ", "dim"), (figures, "good")]] if figures else []

@@ -22,13 +22,14 @@ from aiok_tui.widgets.logfile import LogFile
 from aiok_tui.widgets.logview import LogView
 from aiok_tui.widgets.meter import Meters
 from aiok_tui.widgets.paint import Cell, Lines, plain, spread, wrap
+from engine.roofline import roofline
 from engine.state import StepStatus
 
 if TYPE_CHECKING:
     from textual.widgets import Input
 
     from aiok_tui.feed import RunView
-    from engine.state import RunStatus, StepState
+    from engine.state import RunState, RunStatus, StepState
 
 PANES = ("steps", "chart", "machine", "log")
 TITLES = ("Steps", "Chart", "Machine", "Log")
@@ -192,7 +193,7 @@ class RunScreen(RunActions):
         step = view.state.steps.get(tree.cursor or "")
         room = width - 2 if self.one_pane else int(width * 0.55) - 4
         self.query_one("#notes", Lines).show(
-            _notes(step, max(20, room), now) if step is not None else []
+            _notes(view.state, step, max(20, room), now) if step is not None else []
         )
         self._choose_log(view)
 
@@ -342,13 +343,18 @@ class RunScreen(RunActions):
         self.app.pop_screen()
 
 
-def _notes(step: StepState, width: int, now: float) -> list[list[Cell]]:
-    """What was decided in a step, and its problem, below the tree."""
+def _notes(state: RunState, step: StepState, width: int, now: float) -> list[list[Cell]]:
+    """How a step does, what was decided in it, and its problem, below the tree."""
     lines: list[list[Cell]] = [[], *wrap(step.title, width, "strong")]
     if step.status.is_whole or (step.status is StepStatus.RUNNING and step.phase):
         lines += wrap(parts.step_text(step, now)[0], width)
     if step.fraction is not None and step.status is StepStatus.RUNNING:
         lines.append([(bar(step.fraction, min(40, width)), "accent")])
+    beside = roofline(state, step)
+    if beside is not None:
+        if step.status is not StepStatus.RUNNING:  # then the line stands above all panels
+            lines += wrap(beside.line, width)
+        lines += wrap(beside.verdict, width, "dim")
     if step.problem is not None and step.problem.log:
         lines += wrap(f"log  {step.problem.log}", width, "plain", "     ")
     for level, text in step.notes[-8:]:

@@ -50,6 +50,7 @@ class Frame:
     pauses: Sequence[float] = ()
     height: int = 200
     x_span: tuple[float, float] | None = None
+    logarithmic: bool = False  # both axes; every number has to be above 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]
+
+
+def powers(low: float, high: float) -> list[float]:
+    """The powers of ten that cover low..high, both above 0; at least two."""
+    first = math.floor(math.log10(low) + 1e-9)
+    last = max(math.ceil(math.log10(high) - 1e-9), first + 1)
+    return [10.0**power for power in range(first, last + 1)]
 
 
 def short(value: float) -> str:
@@ -160,22 +168,30 @@ class _Scale:
         self.y_low, self.y_high = y_axis[0], y_axis[-1]
         self.bottom = frame.height - (40 if frame.bands else 26)
         self.top = _TOP
+        self.logarithmic = frame.logarithmic
 
     def x(self, value: float) -> float:
         """Pixels from the left."""
-        part = (value - self.x_low) / ((self.x_high - self.x_low) or 1.0)
+        part = self._part(value, self.x_low, self.x_high)
         return round(_LEFT + part * (WIDTH - _LEFT - _RIGHT), 2)
 
     def y(self, value: float) -> float:
         """Pixels from the top."""
-        part = (value - self.y_low) / ((self.y_high - self.y_low) or 1.0)
+        part = self._part(value, self.y_low, self.y_high)
         return round(self.bottom - part * (self.bottom - self.top), 2)
+
+    def _part(self, value: float, low: float, high: float) -> float:
+        if self.logarithmic:
+            value, low, high = math.log(value), math.log(low), math.log(high)
+        return (value - low) / ((high - low) or 1.0)
 
 
 def _axes(lines: Sequence[Line], frame: Frame) -> tuple[list[float], list[float]]:
     """x: both ends of the data and the round numbers between; y: round numbers that cover it."""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points] + [level.value for level in frame.levels]
+    if frame.logarithmic:
+        return sorted(set(xs)), powers(min(ys), max(ys))
     low, high = (0.0 if frame.from_zero else min(ys)), max(ys)
     if frame.from_zero and high <= 0:
         high = 1.0
@@ -197,9 +213,12 @@ def _grid(
         parts.append(tag("text", short(value), class_="tick", x=_LEFT - 7, y=at + 4,
                          text_anchor="end"))  # fmt: skip
     _, length, unit = time_ticks(x_axis[-1])
-    for value in x_axis[:-1]:  # the last one is the end of the data, seldom a round number
+    # without logarithms the last one is the end of the data, seldom a round number
+    for value in x_axis if frame.logarithmic else x_axis[:-1]:
         at = scale.x(value)
         text = short(value) if frame.x_unit != "s" else f"{value / length:.4g} {unit}"
+        if frame.logarithmic:
+            text = f"{value:,.0f}"  # the sizes themselves: 1,024 is no 1.02k
         near = at > WIDTH - 30
         parts.append(tag("text", text, class_="tick", x=WIDTH if near else at,
                          y=scale.bottom + 15, text_anchor="end" if near else "middle"))  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.report import telemetry
 from engine.report.plaintext import as_dict, as_dicts, number, plain_tree, show
+from engine.roofline import rooflines
 from engine.state import RunState, RunStatus, StepState, StepStatus
 from engine.store import RunFolder
 
@@ -48,6 +49,13 @@ FIGURES: tuple[FigureSource, ...] = (
                  "valid"),
     FigureSource("valid_logloss", "log loss at the best validation", "train",
                  "best.valid.logloss", "nats", "valid"),
+    FigureSource("matmul_peak_fp32", "matmul peak, fp32", "roofline", "matmul_gflops.fp32",
+                 "GFLOP/s"),
+    FigureSource("matmul_peak_bf16", "matmul peak, bf16", "roofline", "matmul_gflops.bf16",
+                 "GFLOP/s"),
+    FigureSource("matmul_peak_int8", "matmul peak, int8", "roofline", "matmul_gflops.int8",
+                 "GFLOP/s"),
+    FigureSource("memory_peak", "memory peak", "roofline", "memory_gb_per_s", "GB/s"),
     FigureSource("etl_rows_per_second", "ETL throughput", "etl", "rows_per_second", "rows/s",
                  "all"),
     FigureSource("etl_peak_memory", "ETL peak memory", "etl", "peak_rss_gib", "GiB", "all"),
@@ -67,6 +75,9 @@ FIGURES: tuple[FigureSource, ...] = (
                  "rows_per_second", "rows/s", "valid", True),
     FigureSource("inference_rows_per_second_eager", "inference throughput before export",
                  "optimize", "rows_per_second_eager", "rows/s", "valid"),
+    FigureSource("inference_rows_per_second_eager_streams",
+                 "inference throughput before export, batches in parallel", "optimize",
+                 "rows_per_second_eager_streams", "rows/s", "valid"),
     FigureSource("inference_speedup", "inference speed-up by export", "optimize", "speedup", "x",
                  "valid", True),
     FigureSource("inference_auc_drop", "AUC lost by the export", "optimize", "auc_drop", "auc",
@@ -105,6 +116,8 @@ def collect(folder: RunFolder, state: RunState, plan: dict[str, Any]) -> dict[st
             "hosts": [telemetry.summary(host, samples, clock) for host, samples in hosts],
         },
         "etl": _etl(state),
+        "inference": _inference(state),
+        "roofline": [one.to_json() for one in rooflines(state)],
         "values": as_dicts(plan.get("values")),
         "notes": [
             {"step": step.id, "level": level, "text": text}
@@ -273,6 +286,12 @@ def _figures(context: _Context) -> list[dict[str, Any]]:
             figures.append(context.figure(
                 source.name, source.title, value, source.unit, step, source.split, source.headline
             ))  # fmt: skip
+    for one in rooflines(context.state):
+        step = next(step for step in context.all_steps if step["id"] == one.step)
+        split = "train" if one.what == "training" else "valid"
+        for limit, reached in (("matmul", one.matmul), ("memory", one.memory)):
+            name, title = f"{step['kind']}_{limit}_percent", f"{one.what}, part of {limit} peak"
+            figures.append(context.figure(name, title, 100 * reached, "%", step, split))
     for step in context.all_steps:
         if step["seconds"] is not None:
             title = f"time of the step: {step['title']}"
@@ -301,6 +320,18 @@ def _etl(state: RunState) -> dict[str, Any]:
         "plan": as_dicts(result.get("plan")),
         "phases": as_dict(result.get("seconds")),
         "rows": as_dict(result.get("rows")),
+    }
+
+
+def _inference(state: RunState) -> dict[str, Any]:
+    """The forms that were tried, and throughput and latency over the batch size."""
+    result = state.result("optimize")
+    curves = as_dict(result.get("curves"))
+    return {
+        "form": result.get("form"),
+        "precision": result.get("precision"),
+        "forms": as_dicts(result.get("forms")),
+        "curves": {name: as_dicts(curves.get(name)) for name in ("kept", "eager")},
     }
 
 

@@ -14,6 +14,7 @@ from engine.report.plaintext import number, show, show_gib, show_seconds
 
 LOSSES = ("loss", "logloss")
 _UNITS = {"auc": "auc", "loss": "nats", "logloss": "nats"}
+_WAYS = {"kept": "kept form", "eager": "eager"}
 _SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
@@ -36,6 +37,8 @@ def render(document: dict[str, Any]) -> str:
         curve_charts=_curve_charts(document),
         time_chart=_time_chart(document["steps"]),
         etl_plans=_etl_plans(document["etl"]["plan"]),
+        inference_charts=_inference_charts(document["inference"]["curves"]),
+        batches=_batches(document["inference"]["curves"]),
         resources=[_resources(host, document["telemetry"])
                    for host in document["telemetry"]["hosts"]],
     )  # fmt: skip
@@ -152,6 +155,48 @@ def _legend(name: str, lines: list[Line]) -> list[dict[str, Any]]:
                 said = f"best {best(values):.4f}"
             legend.append({"slot": line.slot, "label": line.label, "last": said})
     return legend
+
+
+def _inference_charts(curves: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Throughput and latency over the batch size, the kept form and the eager network."""
+    charts = []
+    for title, unit, key in (("Throughput", "rows/s", "rows_per_second"),
+                             ("Latency, 99th percentile", "ms", "p99_ms")):  # fmt: skip
+        lines = [
+            Line(label, _above_zero(curves[name], key), slot, marked=True)
+            for slot, (name, label) in enumerate(_WAYS.items(), 1)
+        ]
+        frame = Frame(f"{title} over batch size, {unit}", unit=unit, logarithmic=True)
+        chart = line_chart(lines, frame)
+        if chart:
+            best = max if unit == "rows/s" else min
+            legend = [{"slot": line.slot, "label": line.label,
+                       "last": f"{best.__name__} {show(best(y for _, y in line.points), unit)}"}
+                      for line in lines if line.points]  # fmt: skip
+            charts.append({"title": title, "unit": unit, "svg": chart, "legend": legend})
+    return charts
+
+
+def _above_zero(points: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(batch size, value) of the points that a logarithmic chart can show."""
+    pairs = [(number(point.get("batch_size")), number(point.get(key))) for point in points]
+    return [(x, y) for x, y in pairs if x is not None and y is not None and x > 0 and y > 0]
+
+
+def _batches(curves: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """A row a batch size: the size, then rows/s, p50 and p99 of either way."""
+    cells: dict[float, dict[str, list[str]]] = {}
+    for name in _WAYS:
+        for point in curves[name]:
+            size = number(point.get("batch_size"))
+            if size is not None:
+                shown = [show(point.get("rows_per_second"))]
+                shown += [show(point.get(key), "ms") for key in ("p50_ms", "p99_ms")]
+                cells.setdefault(size, {})[name] = shown
+    return [
+        [show(size), *(cell for name in _WAYS for cell in ways.get(name, ["-"] * 3))]
+        for size, ways in sorted(cells.items())
+    ]
 
 
 def _time_chart(steps: list[dict[str, Any]]) -> Markup:

@@ -126,6 +126,11 @@ class StepListener(Listener):
                 split=message.split, rows=message.rows, step_count=message.step,
                 epoch=message.epoch,
             )  # fmt: skip
+        elif isinstance(message, messages.Workload) and rank == 0:
+            emit(
+                ev.WorkloadCounted, step=step, flops_per_row=message.flops_per_row,
+                bytes_per_row=message.bytes_per_row, precision=clean(message.precision),
+            )  # fmt: skip
         elif isinstance(message, messages.Note):
             emit(ev.Noted, step=step, text=clean(message.text), level=message.level)
         elif isinstance(message, messages.Saved) and rank == 0:

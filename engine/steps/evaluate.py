@@ -12,6 +12,7 @@ from engine.steps.context import Context, run_step_worker
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """The test metric, beside what a perfect model could reach where that is known."""
     spec = {
+        "ipex": step.environment == "ipex",
         "model": context.plan.model,
         "data": str(context.output_of("etl")),
         "weights": str(context.output_of("train")),

@@ -13,6 +13,7 @@ from engine.store import cache_folder
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Export; refused forms and their reasons are part of the result."""
     spec = {
+        "ipex": step.environment == "ipex",
         "model": context.plan.model,
         "data": str(context.output_of("etl")),
         "weights": str(context.output_of("train")),

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine import clusters, host_jobs
 from engine import events as ev
-from engine.environments import install_environment, lock_of
+from engine.environments import install_environment, lock_of, size_to_install
 from engine.errors import RunStopped
 from engine.plan import Step
 from engine.steps.context import Context
@@ -34,6 +34,8 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
                 unit="",
             )  # fmt: skip
 
+        if size := size_to_install(name, context.site.transport):
+            context.emit(ev.Noted, step=step.id, text=f"installs the environment {name}: {size}")
         fresh = install_environment(name, context.site.transport, report, context.stop_level)
         if fresh:
             seconds[name] = round(time.monotonic() - begun, 1)

@@ -39,6 +39,7 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
 def _spec(context: Context, step: Step, ranks: int) -> dict[str, Any]:
     """What does not depend on where the ranks lie."""
     return {
+        "ipex": step.environment == "ipex",
         "model": step.settings["model"],
         "settings": step.settings["settings"],
         "checkpoint_s": float(context.value("train.checkpoint_s")),

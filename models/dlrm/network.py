@@ -17,20 +17,24 @@ from torch import nn
 
 from models.loop_tables import look_up
 
+_PIECE_ROWS = 1 << 14
+
 
 class Dlrm(nn.Module):
     """numeric [B, 13] float32 and ids [B, T] int -> logits [B]."""
 
     def __init__(
-        self, numeric: int, table_sizes: Sequence[int], settings: Mapping[str, Any]
-    ) -> None:
+        self, numeric: int, table_sizes: Sequence[int], settings: Mapping[str, Any],
+        tables: nn.Module | None = None,
+    ) -> None:  # fmt: skip
+        """`tables`: what looks up rows, where it is none of the two kinds of this file."""
         super().__init__()
         d = int(settings["embedding_size"])
         vectors = len(table_sizes) + 1
-        tables = FusedTables if settings["fused_tables"] else SeparateTables
-        # The first-order weight of an id is the last number of its row: one lookup, one gradient.
+        kind = FusedTables if settings["fused_tables"] else SeparateTables
+        self.table_count, self.embedding_size = len(table_sizes), d
         self.first_order = first_order(settings)
-        self.tables = tables(table_sizes, d + self.first_order)
+        self.tables = kind(table_sizes, row_width(settings)) if tables is None else tables
         self.bottom = _mlp([numeric, *settings["bottom_widths"], d], last_relu=True)
         pairs = vectors * (vectors - 1) // 2
         self.top = _mlp([d + pairs, *settings["top_widths"], 1], last_relu=False)
@@ -66,6 +70,14 @@ def first_order(settings: Mapping[str, Any]) -> bool:
     return float(settings.get("first_order_rate", 0.0)) > 0
 
 
+def row_width(settings: Mapping[str, Any]) -> int:
+    """Numbers in the row of an id: its vector and, last, its first-order weight if it has one.
+
+    In one row they need one lookup and one gradient.
+    """
+    return int(settings["embedding_size"]) + first_order(settings)
+
+
 def split_rows(rows: torch.Tensor, first_order: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Looked-up rows [B, T, d (+ 1)] -> vectors [B, T, d] and summed first-order weights [B]."""
     if not first_order:
@@ -98,6 +110,10 @@ class FusedTables(nn.Module):
         """Each table as a view [size, d]."""
         return list(torch.split(self.weight.data, list(sizes)))
 
+    def strides(self) -> list[tuple[int, int]]:
+        """By table, which of its rows are here: (first, step)."""
+        return [(0, 1)] * len(self.starts)
+
 
 class SeparateTables(nn.Module):
     """One EmbeddingBag a table, as the public network has them: ids [B, T] -> [B, T, d]."""
@@ -117,6 +133,10 @@ class SeparateTables(nn.Module):
     def parts(self, _sizes: Sequence[int]) -> list[torch.Tensor]:
         """Each table as a tensor [size, d]."""
         return [bag.weight.data for bag in self.bags]
+
+    def strides(self) -> list[tuple[int, int]]:
+        """By table, which of its rows are here: (first, step)."""
+        return [(0, 1)] * len(self.bags)
 
 
 def pairwise_products(vectors: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
@@ -163,11 +183,27 @@ def initialize(network: Dlrm, table_sizes: Sequence[int], seed: int, table_scale
             layer.weight.data.normal_(0.0, math.sqrt(2.0 / (into + out)), generator=generator)
             layer.bias.data.normal_(0.0, math.sqrt(1.0 / out), generator=generator)
     seeds = torch.randint(1 << 62, (len(table_sizes),), generator=generator).tolist()
-    for table, table_seed in zip(network.tables.parts(table_sizes), seeds, strict=True):
-        scale = table_scale or math.sqrt(1.0 / len(table))
-        table.uniform_(-scale, scale, generator=torch.Generator().manual_seed(table_seed))
+    parts, strides = network.tables.parts(table_sizes), network.tables.strides()
+    for table, own, size, table_seed in zip(parts, strides, table_sizes, seeds, strict=True):
+        scale = table_scale or math.sqrt(1.0 / size)
+        _draw(table, own, size, scale, torch.Generator().manual_seed(table_seed))
         if network.first_order:
             table[:, -1] = 0.0
+
+
+def _draw(
+    table: torch.Tensor, own: tuple[int, int], size: int, scale: float, generator: torch.Generator
+) -> None:
+    """Fill the own rows first::step of a table of `size` rows, drawn row by row from U(-s, s)."""
+    first, step = own
+    if step == 1:
+        table.uniform_(-scale, scale, generator=generator)
+        return
+    for start in range(0, size, step * _PIECE_ROWS):
+        rows = torch.empty(min(step * _PIECE_ROWS, size - start), table.shape[1])
+        rows.uniform_(-scale, scale, generator=generator)
+        kept = rows[first::step]
+        table[start // step :][: len(kept)] = kept
 
 
 def _mlp(widths: Sequence[int], *, last_relu: bool) -> nn.Sequential:

@@ -12,13 +12,20 @@ _STOCK = {
     "precision": "fp32", "min_count": 1,
 }  # fmt: skip
 
+# The MLPerf reference of Criteo 1TB: v0.7/v1 training, 2,368,897 numbers in its MLPs.
+_TERABYTE = {
+    **_STOCK, "embedding_size": 128, "bottom_widths": "512-256", "top_widths": "1024-1024-512-256",
+    "batch_size": 2048, "learning_rate": 1.0, "table_learning_rate": 1.0,
+}  # fmt: skip
+
 _OPTIMIZED = {
-    "embedding_size": 16, "bottom_widths": "128-64", "top_widths": "128-64",
-    "batch_size": 2048, "dense_optimizer": "adam", "table_optimizer": "rowwise_adagrad",
-    "learning_rate": 0.002, "table_learning_rate": 0.05, "first_order_rate": 0.08,
-    "first_order_start": 3.0, "warmup": 0.05, "decay": 0.3,
+    "embedding_size": 16, "bottom_widths": "64", "top_widths": "64-32",
+    "batch_size": 1024, "dense_optimizer": "adam", "table_optimizer": "rowwise_adagrad",
+    "learning_rate": 0.004, "table_learning_rate": 0.05, "first_order_rate": 0.08,
+    "first_order_start": 3.0, "average": 0.97, "warmup": 0.02, "decay": 0.3,
     "fused_tables": True, "fused_head": True, "precision": "auto",
     "evals_per_epoch": 4, "patience": 4, "min_count": 2, "min_steps": 32, "keep_memory": True,
+    "prefetch": True,
 }  # fmt: skip
 
 SPEC = ModelSpec(
@@ -30,12 +37,14 @@ SPEC = ModelSpec(
     formats=("criteo", "table"),
     settings=SETTINGS,
     cost={"generate": 10, "etl": 12, "train": 150, "train/optimized": 20, "train/tiny": 20,
+          "train/terabyte": 250,
           "evaluate": 1, "optimize": 2},
     profiles={
         "optimized": _OPTIMIZED,
         "stock": _STOCK,
         "tiny": {**_OPTIMIZED, "embedding_size": 4, "bottom_widths": "16", "top_widths": "16",
                  "batch_size": 256},
+        "terabyte": _TERABYTE,
     },
     metrics=(
         Metric(name="auc", goal=Goal.MAXIMIZE, help="area under the ROC curve"),
@@ -47,6 +56,7 @@ SPEC = ModelSpec(
         "check": Worker(module="models.recdp.check", environment="etl"),
         "etl": Worker(module="models.dlrm.etl", environment="etl", settings=("min_count",)),
         "train": Worker(module="models.train", environment="torch", ranks=True),
+        "roofline": Worker(module="models.roofline", environment="torch"),
         "evaluate": Worker(module="models.evaluate", environment="torch"),
         "optimize": Worker(module="models.inference.export", environment="torch"),
         "predict": Worker(module="models.inference.predict", environment="torch"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,24 @@ from torch import nn
 
 from models import cpu
 from models.dist import Ranks
+from models.dlrm import workload
 from models.dlrm.fused_head import FusedHead
-from models.dlrm.network import Dlrm, FusedTables, SeparateTables, first_order, initialize
+from models.dlrm.network import (
+    Dlrm,
+    FusedTables,
+    SeparateTables,
+    first_order,
+    initialize,
+    row_width,
+)
+from models.dlrm.sharded import ShardedTables, place_tables
+from models.ipex import Extension
 from models.loop_data import Batch, Rows
 from models.loop_dense import DenseParameters
+from models.loop_shards import Fetched
 from models.loop_tables import Exchange, RowwiseAdagrad, RowwiseSgd, combine
+from models.messages import Workload
+from models.placement import Placement
 from models.recdp.blocks import Manifest
 from models.worker import InputProblem
 
@@ -31,15 +45,22 @@ class DlrmTask:
         self.settings, self.ranks = settings, ranks
         self.manifest = Manifest.load(data)
         sizes = self.manifest.table_sizes
-        self.network = Dlrm(len(self.manifest.numeric), sizes, settings)
+        self.placement = place_tables(
+            dict(zip(self.manifest.categorical, sizes, strict=True)), settings, ranks.size
+        )
+        sharded = None
+        if any(self.placement.sharded):
+            sharded = ShardedTables(self.placement, row_width(settings), ranks)
+        self.network = Dlrm(len(self.manifest.numeric), sizes, settings, sharded)
         initialize(self.network, sizes, seed, float(settings["table_init"]))
         self.dense = DenseParameters(
             self.network.dense_parameters(), str(settings["dense_optimizer"]),
-            float(settings["weight_decay"]), signals,
+            float(settings["weight_decay"]), signals, float(settings["average"]),
         )  # fmt: skip
         self.exchange = Exchange(ranks)
         tables = self.network.tables
-        trainer = FusedTraining if isinstance(tables, FusedTables) else SeparateTraining
+        fused = ShardedTraining if sharded else FusedTraining
+        trainer = fused if isinstance(tables, FusedTables) else SeparateTraining
         self.tables = trainer(tables, sizes, settings, ranks)
         self.precision, self.precision_reason = cpu.choose_precision(str(settings["precision"]))
         self.fused_head: FusedHead | None = None
@@ -47,6 +68,10 @@ class DlrmTask:
             self.fused_head = FusedHead(
                 self.network, torch.bfloat16 if self.precision == "bf16" else torch.float32
             )
+
+    def accelerate(self, extension: Extension) -> None:
+        """Train with Intel Extension for PyTorch."""
+        self.dense.fuse(self.network, extension)
 
     def rows(self, split: str) -> Rows:
         """The rows of a split."""
@@ -65,9 +90,13 @@ class DlrmTask:
             embedded = self.tables.embed(ids)
             if self.fused_head is not None:
                 with torch.no_grad():
-                    loss, embedded.grad = self.fused_head.step(
+                    loss, gradient = self.fused_head.step(
                         numeric, embedded, label, batch.global_rows
                     )
+                if embedded.is_leaf:
+                    embedded.grad = gradient
+                else:  # rows of separate tables, whose lookups autograd has recorded
+                    embedded.backward(gradient)
             else:
                 loss = self._recorded_step(numeric, embedded, label, batch.global_rows)
         touched, gradients = self.tables.gradients()
@@ -91,9 +120,9 @@ class DlrmTask:
         (total / global_rows).backward()
         return total.item()
 
-    def flops_per_row(self) -> float:
-        """Two operations a weight forward, four backward; tables apart."""
-        return 6.0 * float(sum(p.numel() for p in self.network.dense_parameters()))
+    def workload(self) -> Workload:
+        """What one row of a training step costs at least."""
+        return workload.training(self.network, self.settings, self.precision)
 
     def scores(self, columns: Sequence[torch.Tensor]) -> torch.Tensor:
         """Logits [n] of rows."""
@@ -108,10 +137,19 @@ class DlrmTask:
         """The weights by name, live: writing into them changes the network."""
         return {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the MLPs have their averaged weights; tables stay as they are."""
+        return self.dense.averaged()
+
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """All else that the next step depends on, live."""
         dense = {f"dense.{name}": tensor for name, tensor in self.dense.state().items()}
         return {**dense, **self.tables.state()}
+
+    def placed(self) -> dict[str, Placement]:
+        """By name, the tensors of weights and optimizer whose rows are spread over the ranks."""
+        names = ("tables.weight", "tables.accumulator") if any(self.placement.sharded) else ()
+        return dict.fromkeys(names, self.placement)
 
     def describe(self) -> dict[str, Any]:
         """What model.json says of the network, enough to build it again."""
@@ -162,6 +200,49 @@ class FusedTraining:
         if isinstance(self.optimizer, RowwiseAdagrad):
             return {"tables.accumulator": self.optimizer.accumulator}
         return {}
+
+
+class ShardedTraining(FusedTraining):
+    """The same where rows are spread over the ranks: each takes part in every lookup."""
+
+    tables: ShardedTables
+
+    def __init__(
+        self, tables: ShardedTables, sizes: Sequence[int], settings: Mapping[str, Any],
+        ranks: Ranks,
+    ) -> None:  # fmt: skip
+        super().__init__(tables, sizes, settings, ranks)
+        self.none = torch.empty(0, len(sizes), dtype=torch.int32)
+        self.fetched: Fetched | None = None
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Vectors [B, T, d] of ids [B, T]: the leaf whose gradient is kept."""
+        embedded, self.fetched = self.tables.fetch(self.tables.storage_ids(ids))
+        self.embedded = embedded.requires_grad_()
+        return self.embedded
+
+    def gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows [u] of tables that every rank has, and their gradients of this rank [u, d].
+
+        Those of other rows go to their owners at once.
+        """
+        if self.fetched is None:  # a batch without rows for this rank: others may ask for its rows
+            self.embed(self.none)
+        fetched, self.fetched = self.fetched, None
+        assert fetched is not None  # embed has just set it
+        gradient = self.embedded.grad
+        if gradient is None:
+            gradient = torch.zeros_like(self.embedded)
+        shards, width = self.tables.shards, self.tables.weight.shape[1]
+        replicated, self.own = shards.give(fetched, gradient.view(-1, width))
+        return replicated
+
+    def update(
+        self, ids: torch.Tensor, gradients: torch.Tensor, rate: float, global_rows: int
+    ) -> None:
+        """Step the touched rows [u] by gradients [u, d] of the mean loss, and the own ones."""
+        super().update(ids, gradients, rate, global_rows)
+        super().update(*self.own, rate, global_rows)
 
 
 class SeparateTraining:
@@ -282,6 +363,10 @@ class DlrmScorer:
 
     def __init__(self, network: Dlrm, manifest: Manifest) -> None:
         self.network, self.manifest = network, manifest
+
+    def accelerate(self, extension: Extension) -> None:
+        """Score with Intel Extension for PyTorch."""
+        extension.for_inference(self.network)
 
     def rows(self, split: str) -> Rows:
         """The rows of a split."""

@@ -24,6 +24,7 @@ from models.recdp.transform import transform_numeric
 from models.worker import InputProblem
 
 Array = NDArray[Any]
+FIRST_BYTES = 1 << 16  # where a file's first line ends
 _TODO = "mend the file; nothing was written"
 
 
@@ -46,10 +47,8 @@ def encode(dictionary: Dictionary, column: Column) -> tuple[Array, int, int]:
 
     0 is the id of both.
     """
-    ids = np.append(dictionary.ids(column.values), np.int32(0))  # the last code means missing
-    found: Array = ids[column.codes]
-    missing = int(np.count_nonzero(column.codes == len(column.values)))
-    return found, missing, int(np.count_nonzero(found == 0)) - missing
+    found = column.ids(dictionary)
+    return found, column.missing, int(np.count_nonzero(found == 0)) - column.missing
 
 
 class Encoder:
@@ -131,10 +130,10 @@ class Encoder:
 def _first_line(path: Path) -> bytes:
     """The first line of a text file, or what there is of it in the first bytes."""
     with path.open("rb") as file:
-        text = file.read(READ_BYTES // 64)
+        text = file.read(FIRST_BYTES)
     if path.name.lower().endswith(".gz"):
         try:
-            text = zlib.decompressobj(wbits=31).decompress(text, READ_BYTES // 4)
+            text = zlib.decompressobj(wbits=31).decompress(text, READ_BYTES)
         except zlib.error:
             return b""  # the reader says what is wrong with it
     return text.split(b"\n", 1)[0]

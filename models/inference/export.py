@@ -1,104 +1,81 @@
 """Turns a trained model into a bundle for inference: python -m models.inference.export spec.json
 
-Every form of the network that the model offers is converted, scored on the validation rows and
-timed beside the eager network on the same processors. The fastest one that loses no more than
-`max_metric_drop` is kept; when none beats the eager network, that one is.
+Every form of the network that the model offers and this CPU may gain from is written, scored on
+the validation rows and timed beside the eager network on the same processors. The fastest one
+that loses no more than `max_metric_drop` is kept; when none beats the eager network, that one is.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models import cpu
+from models import cpu, ipex
 from models.inference import bundle
-from models.inference.scoring import (
-    PRECISION,
-    Array,
-    Form,
-    Score,
-    compiled,
-    convert,
-    one_by_one,
-    stream,
-)  # fmt: skip
+from models.inference.curves import measure_curves
+from models.inference.scoring import FP32, Array, Form, one_by_one, stream
+from models.inference.trial import BATCH_SIZE, TIMED_ROWS, Trial, finite, measure
 from models.messages import Messenger, Note, Progress
 from models.metrics import auc, logloss
 from models.recdp.blocks import Blocks, Manifest
 from models.worker import InputProblem, StopFlag, run
 
-BATCH_SIZE = 1024
-REPEATS = 5
-LARGEST_LOGIT_DIFFERENCE = 0.01  # above this the fp32 graph is another function: a wrong conversion
-_PASS_SECONDS, _PASS_BATCHES = 0.4, (8, 128)
-
-Way = Callable[[Score, Iterable[tuple[Array, Array]], int], Iterator[Array]]
-
-
-@dataclass
-class Trial:
-    """One way to score, what it costs in quality, and how fast it is."""
-
-    name: str
-    score: Score
-    way: Way
-    auc: float = math.nan
-    logloss: float = math.nan
-    drop: float = 0.0
-    largest_difference: float = 0.0
-    speeds: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)
-
-    @property
-    def rows_per_second(self) -> float:
-        """Median over the repeats."""
-        return statistics.median(self.speeds)
-
-    def to_json(self) -> dict[str, Any]:
-        """The measurements, for bundle.json."""
-        return {
-            "name": self.name, "auc": _finite(self.auc), "logloss": _finite(self.logloss),
-            "metric_drop": self.drop, "max_logit_difference": self.largest_difference,
-            "rows_per_second": self.rows_per_second, "repeats": self.speeds,
-            "cpu_ms_per_batch": statistics.median(self.cpu_ms),
-        }  # fmt: skip
+LARGEST_LOGIT_DIFFERENCE = 0.01  # above this an fp32 form is another function: a wrong conversion
+SAMPLE_ROWS = 4096  # training rows that forms may look at
+EAGER = "torch"
 
 
 def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str, Any]:
     """Write the bundle into spec["output"] and return the step's figures."""
     threads, output = int(spec["threads"]), Path(spec["output"])
-    cpu.prepare(threads, False)
+    extension = ipex.load(bool(spec.get("ipex")))
+    cpu.prepare(threads, True)
     serving = import_module(bundle.serving_module(str(spec["model"])))
     network, model = serving.load_network(spec["weights"])
     manifest = Manifest.load(spec["data"])
     _check_match(manifest, model)
-    rows = _validation_rows(manifest)
+    rows = _rows(manifest, "valid", "train")
 
     score = serving.eager(network)
-    eager = [Trial("torch", score, one_by_one), Trial("torch, batches in parallel", score, stream)]
-    exported = []
-    forms: tuple[Form, ...] = serving.forms(network, model)
+    eager = Trial("torch, batch by batch", FP32, score, one_by_one)
+    streams = Trial(EAGER, FP32, score, stream)
+    forms: tuple[Form, ...] = serving.forms(network, model, extension)
+    offered = [form for form in forms if form.may_gain(cpu.cpu_flags())]
+    exported = _exported(offered, manifest, output, threads, messenger, stop)
+
+    trials = [eager, streams, *exported]
+    _judge(trials, rows, str(spec["metric"]), threads, messenger, stop)
+    batches = _repeated(rows)
+    measure(trials, batches, threads, messenger, stop)
+    kept = _choose(eager, trials[1:], float(spec["max_metric_drop"]), messenger)
+    curves = measure_curves({"eager": eager, "kept": kept}, batches, threads, messenger, stop)
+    _drop_unused(output, forms, kept.name)
+    figures = _finish(output, spec, manifest, kept, trials, curves)
+    return {**figures, **asdict(serving.inference(network, kept.precision))}
+
+
+def _exported(
+    forms: list[Form], manifest: Manifest, output: Path, threads: int, messenger: Messenger,
+    stop: StopFlag,
+) -> list[Trial]:  # fmt: skip
+    """Write the forms, each file once, and load them as a user of the bundle does."""
+    sample = _rows(manifest, "train", "valid")
+    numeric, ids, _ = (np.array(part) for part in sample.read(0, min(sample.rows, SAMPLE_ROWS)))
+    trials = []
     for done, form in enumerate(forms):
         messenger.send(Progress(phase="convert", done=done, total=len(forms), unit="forms"))
         stop.check()
-        path = convert(form, output)
-        exported.append(Trial(form.name, compiled(form, path, threads), stream))
-
-    _judge([*eager, *exported], rows, str(spec["metric"]), threads, messenger, stop)
-    _measure([*eager, *exported], rows, threads, messenger, stop)
-    baseline = max(eager, key=lambda trial: trial.rows_per_second)
-    kept = _choose(baseline, exported, float(spec["max_metric_drop"]), messenger)
-    _drop_unused(output, forms, kept.name)
-    return _finish(output, spec, manifest, baseline, kept, [*eager, *exported])
+        if not all((output / name).exists() for name in form.files):
+            form.write(output, numeric, ids)
+        trials.append(Trial(form.name, form.precision, form.load(output, threads), stream))
+    return trials
 
 
 def _check_match(manifest: Manifest, model: dict[str, Any]) -> None:
@@ -111,8 +88,9 @@ def _check_match(manifest: Manifest, model: dict[str, Any]) -> None:
             )
 
 
-def _validation_rows(manifest: Manifest) -> Blocks:
-    for split in ("valid", "train"):
+def _rows(manifest: Manifest, *splits: str) -> Blocks:
+    """The first of the splits that has rows."""
+    for split in splits:
         rows = manifest.split(split)
         if rows.rows:
             return rows
@@ -122,6 +100,13 @@ def _validation_rows(manifest: Manifest) -> Blocks:
 def _batches(rows: Blocks) -> Iterator[tuple[Array, Array]]:
     for numeric, ids, _ in rows.batches(BATCH_SIZE):
         yield np.array(numeric), np.array(ids)
+
+
+def _repeated(rows: Blocks) -> tuple[Array, Array]:
+    """Rows to time on, again from the start where there are too few."""
+    places = np.arange(TIMED_ROWS) % rows.rows
+    numeric, ids, _ = rows.read(0, min(rows.rows, TIMED_ROWS))
+    return np.ascontiguousarray(numeric[places]), np.ascontiguousarray(ids[places])
 
 
 def _judge(
@@ -145,71 +130,45 @@ def _judge(
             trial.drop = first.auc - trial.auc
 
 
-def _measure(
-    trials: list[Trial], rows: Blocks, threads: int, messenger: Messenger, stop: StopFlag
-) -> None:
-    """Time every way on the same batches, in turns, so that a busy moment hits all of them."""
-    count = _PASS_BATCHES[1]
-    places = np.arange(count * BATCH_SIZE) % rows.rows
-    numeric, ids, _ = rows.read(0, min(rows.rows, count * BATCH_SIZE))
-    chosen = [places[i : i + BATCH_SIZE] for i in range(0, len(places), BATCH_SIZE)]
-    batches = [(np.ascontiguousarray(numeric[at]), np.ascontiguousarray(ids[at])) for at in chosen]
-    slowest = max(_seconds(trial, batches[: _PASS_BATCHES[0]], threads)[0] for trial in trials)
-    count = int(_PASS_SECONDS / slowest * _PASS_BATCHES[0])
-    batches = batches[: min(max(count, _PASS_BATCHES[0]), _PASS_BATCHES[1])]
-    for repeat in range(REPEATS):
-        messenger.send(Progress(phase="measure", done=repeat, total=REPEATS, unit="repeats"))
-        for trial in trials:
-            stop.check()
-            seconds, cpu_seconds = _seconds(trial, batches, threads)
-            trial.speeds.append(len(batches) * BATCH_SIZE / seconds)
-            trial.cpu_ms.append(cpu_seconds * 1e3 / len(batches))
-    messenger.send(Progress(phase="measure", done=REPEATS, total=REPEATS, unit="repeats"))
-
-
-def _seconds(trial: Trial, batches: list[tuple[Array, Array]], threads: int) -> tuple[float, float]:
-    """Wall and CPU seconds to score the batches."""
-    wall, used = time.perf_counter(), time.process_time()
-    for _ in trial.way(trial.score, batches, threads):
-        pass
-    return time.perf_counter() - wall, time.process_time() - used
-
-
-def _choose(baseline: Trial, exported: list[Trial], max_drop: float, messenger: Messenger) -> Trial:
-    best = baseline
-    for trial in sorted(exported, key=lambda one: one.rows_per_second):
-        ratio = trial.rows_per_second / baseline.rows_per_second
-        if trial.largest_difference > LARGEST_LOGIT_DIFFERENCE:
+def _choose(eager: Trial, trials: list[Trial], max_drop: float, messenger: Messenger) -> Trial:
+    """The fastest trial that may be kept, else `eager`; every verdict is a note."""
+    best, eager.verdict = eager, "the baseline"
+    for trial in sorted(trials, key=lambda one: one.rows_per_second):
+        ratio = trial.rows_per_second / eager.rows_per_second
+        if trial.precision == FP32 and trial.largest_difference > LARGEST_LOGIT_DIFFERENCE:
             why = f"not kept: its logits differ by up to {trial.largest_difference:.3g}"
-        elif trial.drop > max_drop:
+        elif not trial.drop <= max_drop:  # true for what is no number, too
             why = f"not kept: it loses {trial.drop:.5f}, more than {max_drop:g}"
-        elif trial.rows_per_second <= baseline.rows_per_second:
+        elif trial.rows_per_second <= eager.rows_per_second:
             why = "not kept: not faster than the eager network"
         else:
             best, why = trial, f"metric drop {max(trial.drop, 0.0):.6f}"
-        messenger.send(Note(text=f"{trial.name}: {ratio:.2f}x the eager network, {why}"))
-    messenger.send(Note(text=f"kept for inference: {best.name}, precision {PRECISION}"))
+        trial.verdict = why
+        messenger.send(Note(text=f"{trial.name} ({trial.precision}): {ratio:.2f}x the eager "
+                                 f"network, {why}"))  # fmt: skip
+    messenger.send(Note(text=f"kept for inference: {best.name}, precision {best.precision}"))
     return best
 
 
 def _drop_unused(output: Path, forms: tuple[Form, ...], kept: str) -> None:
     """The whole graph always stays: other OpenVINO programs can read it. Others only if kept."""
-    for form in forms[1:]:
-        if form.name != kept:
-            for suffix in (".xml", ".bin"):
-                (output / f"{form.file}{suffix}").unlink(missing_ok=True)
+    wanted = set(forms[0].files)
+    wanted.update(name for form in forms if form.name == kept for name in form.files)
+    for name in {name for form in forms for name in form.files} - wanted:
+        (output / name).unlink(missing_ok=True)
 
 
 def _finish(
-    output: Path, spec: dict[str, Any], manifest: Manifest, baseline: Trial, kept: Trial,
-    trials: list[Trial],
+    output: Path, spec: dict[str, Any], manifest: Manifest, kept: Trial, trials: list[Trial],
+    curves: dict[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:  # fmt: skip
-    form = kept.name if kept is not baseline else "torch"
+    eager, streams = trials[:2]
+    form = kept.name if kept is not eager else EAGER
     bundle.gather(output, Path(spec["weights"]), manifest)
     size = bundle.seal(output, {
         "model": spec["model"],
         "form": form,
-        "precision": PRECISION,
+        "precision": kept.precision,
         "format": spec["dataset"]["format"],
         "label": manifest.label,
         "numeric": list(manifest.numeric),
@@ -220,25 +179,27 @@ def _finish(
         "metric": spec["metric"],
         "max_metric_drop": spec["max_metric_drop"],
         "measured": {"threads": int(spec["threads"]), "batch_size": BATCH_SIZE,
-                     "eager": baseline.name, "ways": [trial.to_json() for trial in trials]},
+                     "ways": [trial.to_json() for trial in trials], "curves": curves},
     })  # fmt: skip
     return {
         "bundle": str(output),
         "form": form,
-        "auc_eager": _finite(baseline.auc),
-        "auc_exported": _finite(kept.auc),
-        "auc_drop": _finite(baseline.auc - kept.auc),
+        "precision": kept.precision,
+        "auc_eager": finite(eager.auc),
+        "auc_exported": finite(kept.auc),
+        "auc_drop": finite(eager.auc - kept.auc),
         "max_logit_difference": kept.largest_difference,
-        "rows_per_second_eager": baseline.rows_per_second,
+        "rows_per_second_eager": eager.rows_per_second,
+        "rows_per_second_eager_streams": streams.rows_per_second,
         "rows_per_second": kept.rows_per_second,
-        "speedup": kept.rows_per_second / baseline.rows_per_second,
+        "speedup": kept.rows_per_second / eager.rows_per_second,
         "batch_size": BATCH_SIZE,
         "bytes": size,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        "forms": [{key: value for key, value in trial.to_json().items()
+                   if key in ("name", "precision", "rows_per_second", "metric_drop", "verdict")}
+                  for trial in trials],
+        "curves": curves,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

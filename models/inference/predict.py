@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from models import cpu
+from models import cpu, ipex
 from models.inference import bundle
 from models.inference.encode import Encoder, Rows
-from models.inference.scoring import Array, Score, compiled, stream
+from models.inference.scoring import Array, Score, stream
 from models.messages import Messenger, Note, Progress
 from models.metrics import ScoreHistogram, auc
 from models.worker import InputProblem, StopFlag, WorkFailed, run
@@ -36,7 +36,7 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
     """Write spec["output"] and return rows, speed, unseen values and, with labels, the AUC."""
     start = time.perf_counter()
     folder, output, threads = Path(spec["bundle"]), Path(spec["output"]), int(spec["threads"])
-    cpu.prepare(threads, False)
+    cpu.prepare(threads, True)
     content = bundle.read(folder)
     dataset = {**spec["dataset"], "columns": content["columns"]}
     if dataset.get("format") != content["format"]:
@@ -67,14 +67,16 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
 
 def load(folder: Path, content: dict[str, Any], threads: int) -> Score:
     """The scores of a bundle, in the form that was kept, for `threads` callers at a time."""
+    extension = ipex.load(content["form"] == ipex.FORM)
     serving = import_module(bundle.serving_module(str(content["model"])))
     network, model = serving.load_network(folder)
     if content["form"] == "torch":
         eager: Score = serving.eager(network)
         return eager
-    for form in serving.forms(network, model):
+    for form in serving.forms(network, model, extension):
         if form.name == content["form"]:
-            return compiled(form, folder / f"{form.file}.xml", threads)
+            loaded: Score = form.load(folder, threads)
+            return loaded
     raise InputProblem(f"{folder} has the form {content['form']}, which this aiok does not know",
                        todo="export the model again")  # fmt: skip
 

@@ -1,100 +1,43 @@
-"""Scoring streams of batches, eagerly or by OpenVINO, on a fixed number of processors."""
+"""Scoring streams of batches on a fixed number of processors, and what a form for inference is."""
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
-import openvino as ov
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 Array = NDArray[Any]
 Score = Callable[[Array, Array], Array]
 """(numeric float32 [n, N], ids int32 [n, T]) -> logits float32 [n]."""
 
-PRECISION = "f32"
-_TYPES = {"f32": (ov.Type.f32, torch.float32), "i32": (ov.Type.i32, torch.int32)}
+FP32, BF16, INT8 = "fp32", "bf16", "int8"
 
 
 @dataclass(frozen=True)
 class Form:
-    """A graph to export. `file` is its name in the bundle, `inputs` its (shape, type) pairs with
-    -1 for the batch; `feed` turns numeric [n, numeric] and ids [n, tables] into the inputs."""
+    """A way to score beside the eager network.
+
+    `write(folder, numeric, ids)` leaves `files` in the bundle; the rows are training rows, for
+    forms that have to see some. `load(folder, threads)` gives the scores, for `threads` callers
+    at a time. `units` are CPU flags of which one is needed for a gain; without any it always may.
+    """
 
     name: str
-    file: str
-    module: nn.Module
-    inputs: tuple[tuple[list[int], str], ...]
-    feed: Callable[[Array, Array], tuple[Array, ...]]
-    numeric: int
-    tables: int
+    precision: str
+    files: tuple[str, ...]
+    write: Callable[[Path, Array, Array], None]
+    load: Callable[[Path, int], Score]
+    units: frozenset[str] = frozenset()
 
-
-def convert(form: Form, folder: Path) -> Path:
-    """Write the graph as OpenVINO IR, NAME.xml and NAME.bin with fp32 weights, any batch size."""
-    example = tuple(
-        torch.zeros([2 if size < 0 else size for size in shape], dtype=_TYPES[kind][1])
-        for shape, kind in form.inputs
-    )
-    with warnings.catch_warnings():
-        # OpenVINO traces by torch.jit, which torch now advises against; that is theirs to change
-        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
-        model = ov.convert_model(
-            form.module,
-            example_input=example,
-            input=[(shape, _TYPES[kind][0]) for shape, kind in form.inputs],
-        )
-    path = folder / f"{form.file}.xml"
-    ov.save_model(model, path, compress_to_fp16=False)
-    return path
-
-
-def compiled(form: Form, path: Path, threads: int) -> Score:
-    """The exported graph as a function for `threads` callers at a time.
-
-    One stream of one thread for each: batches are independent, so nothing has to wait for the
-    slowest part of a layer. The inference precision is pinned to f32, or machines with bf16 units
-    would silently compute in bf16.
-    """
-    graph = ov.Core().compile_model(
-        path,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": PRECISION,
-            "NUM_STREAMS": threads,
-            "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,
-        },
-    )
-    requests: SimpleQueue[Any] = SimpleQueue()
-    one_row = form.feed(
-        np.zeros((1, form.numeric), np.float32), np.zeros((1, form.tables), np.int32)
-    )
-    for _ in range(threads):
-        request = graph.create_infer_request()
-        # OpenVINO's Python layer sets itself up at the first call, and two threads that make their
-        # first call at the same time can wait for each other for ever (2026.4: lock against GIL).
-        request.infer(list(one_row), share_inputs=True)
-        requests.put(request)
-
-    def run(numeric: Array, ids: Array) -> Array:
-        request = requests.get()
-        try:
-            logits: Array = request.infer(list(form.feed(numeric, ids)), share_inputs=True)[0]
-            return np.array(logits, dtype=np.float32)
-        finally:
-            requests.put(request)
-
-    return run
+    def may_gain(self, flags: set[str]) -> bool:
+        """Whether a CPU with these flags could be faster by it, so that it is worth measuring."""
+        return not self.units or bool(self.units & flags)
 
 
 def stream(score: Score, batches: Iterable[tuple[Array, Array]], threads: int) -> Iterator[Array]:

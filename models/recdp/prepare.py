@@ -242,7 +242,7 @@ class Preparation:
             table = pq.read_table(dictionary_path(self.output, self.categorical[index]))
             value = _flat(table, "value")
             if self.as_keys:
-                value = pa.array(hex_number(value))
+                value = pa.array(hex_number(value), pa.int64())
             pq.write_table(
                 pa.table({
                     "c": pa.array(np.full(len(table), index, np.int32)), "v": value,

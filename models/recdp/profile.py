@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.messages import Messenger, Progress
@@ -145,13 +144,10 @@ def profile_unit(dataset: Dataset, unit: Unit) -> dict[str, Any]:
 def _profile_chunk(chunk: Chunk) -> Profile:
     values = []
     for column in chunk.columns:
-        count = np.bincount(column.codes, minlength=len(column.values) + 1)
-        seen = np.flatnonzero(count[:-1])
-        keys = column.values
-        text = hex_text(keys[seen]) if isinstance(keys, np.ndarray) else keys.take(pa.array(seen))
-        words = text.to_pylist()
-        entry = Values(int(count[-1]), full=False)
-        entry.add(Values(0, dict(zip(words, count[seen].tolist(), strict=True))))
+        found, count = column.counts()
+        words = (hex_text(found) if isinstance(found, np.ndarray) else found).to_pylist()
+        entry = Values(column.missing, full=False)
+        entry.add(Values(0, dict(zip(words, count.tolist(), strict=True))))
         np.maximum.at(entry.registers, *_registers(words))
         values.append(entry)
     numbers = [Numbers.of(column) for column in chunk.numeric.astype(np.float64).T]

@@ -5,6 +5,7 @@ Both are spoken to by the same PySpark DataFrame API; what differs stays in this
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -52,9 +53,12 @@ def open_session(
 def _sail(cores: int) -> Iterator[Any]:
     os.environ["SAIL_EXECUTION__DEFAULT_PARALLELISM"] = str(cores)
     os.environ.setdefault("RUST_LOG", "error")
+    gc.disable()  # nothing of what imports make is garbage; looking for it, now or at the end,
     from pysail.spark import SparkConnectServer
     from pyspark.sql import SparkSession
 
+    gc.freeze()  # would take 0.3 CPU-seconds
+    gc.enable()
     server = SparkConnectServer(ip="127.0.0.1", port=0)
     server.start(background=True)
     try:

@@ -23,7 +23,7 @@ TEXT_ENDINGS = (".tsv", ".txt", ".csv")
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
 CHUNK_BYTES = 32 << 20  # text of one chunk of rows
 LONGEST_LINE = 1 << 20
-READ_BYTES = 4 << 20
+READ_BYTES = 1 << 18  # text handled at once: what is made of it stays in the processor's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ def _cuts(dataset: Dataset, path: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def read_texts(unit: Unit, problems: Problems) -> Iterator[bytes]:
-    """The text of a unit as whole lines, at most about CHUNK_BYTES at a time."""
+    """The text of a unit as whole lines, about READ_BYTES at a time."""
     if unit.file.lower().endswith(".gz"):
         yield from _whole_lines(_unpacked(Path(unit.file), problems), problems)
     else:
@@ -182,15 +182,17 @@ def _range(unit: Unit) -> Iterator[bytes]:
             while head and not head.endswith(b"\n") and file.tell() < unit.stop:
                 head = file.readline(LONGEST_LINE + 1)
             start = file.tell()
-            if not head.endswith(b"\n"):
+            if start >= unit.stop or not head.endswith(b"\n"):
                 return
-        while start < unit.stop:
-            text = file.read(min(READ_BYTES, unit.stop - start))
+        file.seek(unit.stop - 1)
+        file.readline(LONGEST_LINE + 1)  # the rest of the last line
+        stop = file.tell()
+        file.seek(start)
+        while start < stop:
+            text = file.read(min(READ_BYTES, stop - start))
             if not text:
                 return
             start += len(text)
-            if start >= unit.stop and not text.endswith(b"\n"):
-                text += file.readline(LONGEST_LINE + 1)
             yield text
 
 
@@ -200,7 +202,7 @@ def _unpacked(path: Path, problems: Problems) -> Iterator[bytes]:
     written = 0
     try:
         with path.open("rb") as file:
-            while packed := file.read(READ_BYTES // 4):
+            while packed := file.read(READ_BYTES):
                 while packed:
                     text = unpacker.decompress(packed, READ_BYTES)
                     written += len(text)
@@ -222,15 +224,12 @@ def _unpacked(path: Path, problems: Problems) -> Iterator[bytes]:
 
 
 def _whole_lines(texts: Iterator[bytes], problems: Problems) -> Iterator[bytes]:
-    """Join pieces of text and cut them after a line end, about CHUNK_BYTES at a time."""
-    pieces: list[bytes] = []
-    length = 0
+    """Cut pieces of text after a line end; the rest goes to the next piece."""
     tail = b""
     for text in texts:
         cut = text.rfind(b"\n") + 1
         if cut:
-            pieces += [tail, text[:cut]]
-            length += len(tail) + cut
+            yield tail + text[:cut]
             tail = text[cut:]
         else:
             tail += text
@@ -239,10 +238,6 @@ def _whole_lines(texts: Iterator[bytes], problems: Problems) -> Iterator[bytes]:
                 found=f"a line of more than {LONGEST_LINE:,} bytes: {describe_bytes(tail)}",
                 expected="lines ended by LF",
             ))  # fmt: skip
-            tail = b""
-            break
-        if length >= CHUNK_BYTES:
-            yield b"".join(pieces)
-            pieces, length = [], 0
-    if tail or length:
-        yield b"".join([*pieces, tail])
+            return
+    if tail:
+        yield tail

@@ -22,7 +22,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from models.recdp.chunk import Chunk, Column
+from models.recdp.chunk import Chunk, CodedColumn
 from models.recdp.problems import DataProblem, Problems, describe_bytes, describe_text
 from models.recdp.sources import LONGEST_LINE, Columns, Dataset, Unit
 from models.settings import nearest
@@ -275,7 +275,7 @@ class _Converter:
         self._report(name, values, np.isinf(result) & ~bad, bad, "a finite number, or nothing")
         return np.asarray(result)
 
-    def _categorical(self, name: str, bad: Array) -> Column:
+    def _categorical(self, name: str, bad: Array) -> CodedColumn:
         values = self._column(name)
         text = self._text(name, values, bad)
         if pa.types.is_floating(text.type):
@@ -295,7 +295,7 @@ class _Converter:
         empty = pc.equal(distinct, "").to_numpy(zero_copy_only=False)
         if empty.any():  # an empty string in parquet is missing, as it is in text
             codes = np.where(np.append(empty, False)[codes], len(distinct), codes)
-        return Column(codes, distinct)
+        return CodedColumn(codes, distinct)
 
     def _time(self, name: str, bad: Array) -> Array:
         """Numbers as they are, dates and times as microseconds: float64 [n]."""

@@ -99,7 +99,7 @@ def read_task(dataset: Dataset, units: list[Unit], work: Path) -> TaskFunction:
     def run(batches: Batches) -> Batches:
         for number in _numbers(batches, work):
             problems = Problems()
-            rows, lines, distinct = [], 0, 0
+            rows, lines = [], 0
             for sequence, (chunk, chunk_lines) in enumerate(
                 read_chunks(dataset, units[number], problems)
             ):
@@ -109,12 +109,9 @@ def read_task(dataset: Dataset, units: list[Unit], work: Path) -> TaskFunction:
                 save_chunk(chunk_path(work, name), chunk)
                 rows.append(chunk.rows)
                 lines += chunk_lines
-                distinct += sum(len(column.values) for column in chunk.columns)
             _finished(work, "read", number)
             found = problems.to_json(units[number].file)
-            yield _result(
-                number, {"rows": rows, "lines": lines, "distinct": distinct, "problems": found}
-            )
+            yield _result(number, {"rows": rows, "lines": lines, "problems": found})
 
     return run
 
@@ -126,27 +123,25 @@ def count_task(places: list[ChunkPlace], partition: Partition, work: Path) -> Ta
         for number in _numbers(batches, work):
             chunk = load_chunk(chunk_path(work, places[number].name))
             train = partition.parts(places[number], chunk) == TRAIN
-            everything = bool(train.all())
-            statistics = NumericStatistics.of(chunk.numeric if everything else chunk.numeric[train])
+            chosen = None if train.all() else train
+            statistics = NumericStatistics.of(
+                chunk.numeric if chosen is None else chunk.numeric[chosen]
+            )
             (work / "statistics" / f"{places[number].name}.json").write_text(statistics.to_json())
             for index, column in enumerate(chunk.columns):
-                codes = column.codes if everything else column.codes[train]
-                count = np.bincount(codes, minlength=len(column.values) + 1)[:-1]
-                seen = np.flatnonzero(count)
-                if seen.size:
-                    yield _values_batch(index, column.values, seen, count[seen])
+                values, counts = column.counts(chosen)
+                if len(values):
+                    yield _values_batch(index, values, counts)
             _finished(work, "count", number)
 
     return run
 
 
-def _values_batch(index: int, values: Any, seen: Array, last: Array) -> Any:
+def _values_batch(index: int, values: Any, last: Array) -> Any:
     if isinstance(values, np.ndarray):
-        chosen = pa.array(values[seen])
-    else:
-        chosen = values.take(pa.array(seen))
-    column = pa.array(np.full(len(seen), index, np.int32))
-    return pa.RecordBatch.from_arrays([column, chosen, pa.array(last, pa.int64())], ["c", "v", "k"])
+        values = pa.array(values, pa.int64())
+    column = pa.array(np.full(len(values), index, np.int32))
+    return pa.RecordBatch.from_arrays([column, values, pa.array(last, pa.int64())], ["c", "v", "k"])
 
 
 def time_task(places: list[ChunkPlace], work: Path) -> TaskFunction:
@@ -169,11 +164,10 @@ def distinct_task(places: list[ChunkPlace], columns: list[int], work: Path) -> T
         for number in _numbers(batches, work):
             chunk = load_chunk(chunk_path(work, places[number].name))
             for index in columns:
-                values = chunk.columns[index].values
+                values = chunk.columns[index].coded().values
                 if not len(values):
                     continue
-                everything = np.arange(len(values))
-                batch = _values_batch(index, values, everything, everything)
+                batch = _values_batch(index, values, np.arange(len(values)))
                 chunk_number = pa.array(np.full(len(values), number, np.int32))
                 yield pa.RecordBatch.from_arrays(
                     [chunk_number, *batch.columns], ["n", "c", "v", "code"]
@@ -222,21 +216,23 @@ def encode_task(job: EncodeJob, places: list[ChunkPlace], partition: Partition) 
 
 
 def _ids(job: EncodeJob, number: int, chunk: Chunk) -> Array:
+    """The ids of a chunk: int32 [rows, columns]."""
     ids = np.empty((chunk.rows, len(chunk.columns)), np.int32)
     joined = None
     for index, column in enumerate(chunk.columns):
-        table = np.zeros(len(column.values) + 1, np.int32)  # the last entry: missing -> 0
         if job.plans[index] == LOOKUP:
             path = str(dictionary_path(job.output, job.categorical[index]))
             if path not in _KEPT_DICTIONARIES:
                 _KEPT_DICTIONARIES[path] = Dictionary.load(Path(path), job.as_keys)
-            table[:-1] = _KEPT_DICTIONARIES[path].ids(column.values)
+            ids[:, index] = column.ids(_KEPT_DICTIONARIES[path])
         else:
             if joined is None:
                 joined = _read_joined(job.work, number)
+            coded = column.coded()
+            table = np.zeros(len(coded.values) + 1, np.int32)  # the last entry: missing -> 0
             chosen = joined[0] == index
             table[joined[1][chosen]] = joined[2][chosen]
-        ids[:, index] = table[column.codes]
+            ids[:, index] = table[coded.codes]
     return ids
 
 

@@ -22,9 +22,19 @@ def test_a_goal_is_judged_only_beyond_the_spread(effect: float, goal: float, noi
     assert verdict in (None, effect >= goal)
 
 
-def test_spread_of_equal_runs_is_nothing() -> None:
+def test_the_spread_is_half_the_range_of_the_runs() -> None:
     assert harness.spread([3.0, 3.0, 3.0]) == 0.0
-    assert harness.spread([1.0, 2.0, 9.0]) == 1.0
+    assert harness.spread([1.0, 9.0, 2.0]) == 4.0
+    assert harness.spread([5.0, 1.0, 9.0, 100.0, 2.0, 3.0]) == 3.5  # one disturbed run of six
+    with pytest.raises(ValueError, match="two runs"):
+        harness.spread([3.0])
+
+
+def test_runs_that_differ_more_than_the_effect_are_not_judged() -> None:
+    calm, noisy = [12.0, 11.5, 12.2], [12.0, 8.0, 16.0]
+    assert harness.judge(12.0, 10.0, harness.spread(calm)) is True
+    assert harness.judge(12.0, 13.0, harness.spread(calm)) is False
+    assert harness.judge(12.0, 10.0, harness.spread(noisy)) is None
 
 
 def test_rows_must_be_whole_and_known() -> None:
@@ -62,5 +72,7 @@ def test_a_benchmark_runs_in_its_environment_and_leaves_one_file(
     (row,) = json.loads((tmp_path / "bench" / "results" / "nothing.json").read_text())
     assert row["name"] == sys.executable
     assert row["machine"]["cores"] >= 1
+    assert row["machine"]["load1"] >= 0
+    assert row["machine"]["load1_after"] >= 0
     assert row["versions"]["python"].startswith("3.11.")
     assert row["command"] == "scripts/bench nothing"

@@ -184,7 +184,7 @@ def test_a_second_run_in_the_same_folder_is_refused(home: Home, tmp_path: Path) 
 
 def test_ctrl_c_at_each_step_leaves_a_resumable_run_and_no_process(home: Home) -> None:
     words: tuple[str, ...] = ("run", "tiny")
-    for step in ("data", "etl", "train", "evaluate", "optimize"):
+    for step in ("data", "etl", "roofline", "train", "evaluate", "optimize"):
         offset = api.journal_size("tiny-1") if words[0] == "resume" else 0
         process = home.popen(*words)
         if not offset:

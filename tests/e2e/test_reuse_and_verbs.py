@@ -44,9 +44,14 @@ def test_a_second_run_reuses_what_is_finished_and_says_so(done: Home) -> None:
     events = [json.loads(line) for line in again.stdout.splitlines()]
     run = events[0]["run"]
     reused = {e["step"] for e in events if e["kind"] == "step_reused"}
-    assert reused == {"data", "etl", "train", "evaluate", "optimize"}
+    assert reused == {"data", "etl", "roofline", "train", "evaluate", "optimize"}
     assert api.state(run).result("evaluate") == api.state("tiny-1").result("evaluate")
-    assert "reused" in done.aiok("show", run).stdout
+    shown = done.aiok("show", run).stdout
+    assert "reused" in shown
+    assert "train: training " in shown and "of matmul peak" in shown
+    known = json.loads(done.aiok("show", run, "--json").stdout)["roofline"]
+    assert [one["what"] for one in known] == ["training", "inference"]
+    assert all(one["matmul_percent"] > 0 and one["memory_percent"] > 0 for one in known)
 
 
 def test_changing_a_setting_reruns_only_what_depends_on_it(done: Home) -> None:

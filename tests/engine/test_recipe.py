@@ -150,3 +150,9 @@ def test_yaml_written_is_yaml_read() -> None:
     found, _ = recipe.load(source, environ={})
     again, _ = load(strict_yaml.to_yaml(found.model_dump()))
     assert again == found
+
+
+def test_the_environment_of_torch_workers_can_be_chosen() -> None:
+    assert load(GOOD)[0].train.environment == "torch"
+    assert load(GOOD, "train.environment=ipex")[0].train.environment == "ipex"
+    assert "should be 'torch' or 'ipex', not 'cuda'" in refused(GOOD, "train.environment=cuda")

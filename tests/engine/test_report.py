@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine import events as ev
-from engine.report.charts import Frame, Line, line_chart, ticks, time_ticks
+from engine.report.charts import Frame, Line, line_chart, powers, ticks, time_ticks
 from engine.report.figures import collect
 from engine.report.plaintext import plain, plain_tree, show, show_gib
 from engine.report.telemetry import WorkClock, read_samples
@@ -41,7 +41,17 @@ STEPS = [
       "ceiling_auc": 0.7801}, 0.1),
     ("optimize", "Optimize for inference", 6.0,
      {"rows_per_second": 251_113.0, "rows_per_second_eager": 120_200.0, "speedup": 2.0891,
-      "auc_drop": 0.0, "batch_size": 1024, "bytes": 21_000_000}, 0.3),
+      "auc_drop": 0.0, "batch_size": 1024, "bytes": 21_000_000, "form": "torch_int8",
+      "precision": "int8", "rows_per_second_eager_streams": 190_000.0,
+      "forms": [{"name": "torch_int8", "precision": "int8", "rows_per_second": 251_113.0,
+                 "metric_drop": 0.00012, "verdict": "metric drop 0.000120"}],
+      "curves": {
+          "kept": [{"batch_size": size, "rows_per_second": 9e3 * size**0.4, "calls": 50,
+                    "p50_ms": 0.1 * size**0.5, "p99_ms": 0.2 * size**0.5}
+                   for size in (1, 16, 128, 1024, 8192)],
+          "eager": [{"batch_size": size, "rows_per_second": 4e3 * size**0.4, "calls": 50,
+                     "p50_ms": 0.3 * size**0.5, "p99_ms": 0.5 * size**0.5}
+                    for size in (1, 16, 128, 1024, 8192)]}}, 0.3),
 ]  # fmt: skip
 
 
@@ -235,7 +245,8 @@ def test_charts_are_drawn(folder: RunFolder) -> None:
     write_telemetry(folder)
     write_report(folder, make_state(), make_plan(), folder.report.parent)
     page = read_page(folder.report)
-    assert page.tags.count("svg") == 2 + 1 + 4  # loss, AUC; time; CPU, memory, disk, network
+    # loss, AUC; time; throughput, latency; CPU, memory, disk, network
+    assert page.tags.count("svg") == 2 + 1 + 2 + 4
     twin = json.loads((folder.report.parent / "report.json").read_text())
     loss = next(curve for curve in twin["curves"] if curve["name"] == "loss")
     assert loss["measured"] == 400 and 100 <= len(loss["points"]) <= 240
@@ -243,6 +254,31 @@ def test_charts_are_drawn(folder: RunFolder) -> None:
     assert series["disk_read"]["peak"] == 40.0
     assert series["job_cpu"]["mean"] == 75.0  # 150 % of one core on 2 cores
     assert twin["telemetry"]["seconds"] == 100.0
+
+
+def test_inference_is_shown_over_the_batch_size(folder: RunFolder) -> None:
+    write_report(folder, make_state(), make_plan(), folder.report.parent)
+    page = read_page(folder.report)
+    assert page.rows["batches"][1] == ["1", "9,000", "0.1 ms", "0.2 ms", "4,000", "0.3 ms",
+                                       "0.5 ms"]  # fmt: skip
+    assert [row[0] for row in page.rows["batches"][1:]] == ["1", "16", "128", "1,024", "8,192"]
+    assert page.rows["forms"][1] == ["torch_int8", "int8", "251,113", "0.0001",
+                                     "metric drop 0.000120"]  # fmt: skip
+    assert page.figures["inference_rows_per_second_eager_streams"] == "190,000 rows/s"
+    assert "kept form at 128 rows: 2.26 ms" in "".join(page.text)
+
+
+def test_a_logarithmic_chart_has_its_points_where_they_belong() -> None:
+    points = [(1.0, 0.1), (10.0, 10.0), (100.0, 1000.0)]
+    chart = line_chart([Line("a", points, marked=True)], Frame("x", logarithmic=True))
+    page = Page()
+    page.feed(chart)
+    places = {name: [float(value) for tag, at, value in page.attributes
+                     if (tag, at) == ("circle", name)] for name in ("cx", "cy")}  # fmt: skip
+    for found in places.values():
+        assert found[1] == pytest.approx((found[0] + found[2]) / 2, abs=0.02)
+    assert powers(0.2, 30.0) == pytest.approx([0.1, 1.0, 10.0, 100.0])
+    assert powers(5.0, 5.0) == [1.0, 10.0]
 
 
 def test_text_from_outside_stays_text(folder: RunFolder) -> None:
@@ -319,12 +355,15 @@ def test_plain_tree_is_json(value: Any) -> None:
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
+@example(499999999.984375, 1e-06)
 def test_ticks_cover_the_range_evenly(low: float, width: float) -> None:
     high = low + width
     marks = ticks(low, high)
     assert 2 <= len(marks) <= 12
     if high > low:
-        assert marks[0] <= low + 1e-6 * width and marks[-1] >= high - 1e-6 * width
+        # A range too narrow to draw is widened; what counts is a millionth of what is drawn.
+        drawn = marks[-1] - marks[0]
+        assert marks[0] <= low + 1e-6 * drawn and marks[-1] >= high - 1e-6 * drawn
 
 
 @settings(max_examples=60)

@@ -128,6 +128,15 @@ def test_torch_is_the_cpu_build_and_nothing_phones_home() -> None:
     assert not [name for name in names if name.startswith("nvidia")]
 
 
+def test_ipex_fits_its_torch_and_leaves_out_what_only_a_gpu_loads() -> None:
+    lock = Lock.read(ROOT / "models/environments/ipex.txt")
+    names = {p.name: p.version for p in lock.packages}
+    assert names["torch"] == names["intel-extension-for-pytorch"] == "2.8.0"
+    assert "nvidia-cudnn-cu12" in names  # libtorch is linked to it
+    assert not {"triton", "nvidia-cusolver-cu12", "openvino-telemetry"} & set(names)
+    assert lock.large() is None
+
+
 def test_worker_locks_agree_with_the_test_lock() -> None:
     tests = Lock.read(ROOT / "locks/test.txt")
     for path in ROOT.glob("models/environments/*.txt"):
@@ -249,6 +258,19 @@ def test_the_cpu_build_wins_even_when_stock_is_accepted(
     write_lock(tmp_path / "torch-large.txt", {"torch==2.13.0": stock})
     (wheel,) = collect_wheels(lock, home, [source], accept_large_torch=True)
     assert wheel.parent.name == cpu
+
+
+def test_the_stock_torch_of_another_environment_is_no_acceptance(
+    tmp_path: Path, source: Path, home: Path
+) -> None:
+    older, stock = make_wheel(source, "torch", "2.8.0"), make_wheel(source, "torch", "2.13.0")
+    ipex = write_lock(tmp_path / "ipex.txt", {"torch==2.8.0": older})
+    lock = write_lock(tmp_path / "torch.txt", {"torch==2.13.0+cpu": "0" * 64})
+    write_lock(tmp_path / "torch-large.txt", {"torch==2.13.0": stock})
+    (wheel,) = collect_wheels(ipex, home, [source])  # whoever names this environment wants it
+    assert wheel.parent.name == older
+    with pytest.raises(ProvisionError, match="CPU build"):
+        collect_wheels(lock, home, [source])
 
 
 def test_source_only_packages_are_built_once(tmp_path: Path, source: Path, home: Path) -> None:

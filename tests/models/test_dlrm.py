@@ -56,6 +56,15 @@ def test_stock_is_the_public_network() -> None:
     assert shapes["tables.bags.0.weight"] == (3, 16)
 
 
+def test_terabyte_is_the_network_of_mlperf() -> None:
+    network = Dlrm(13, [3] * 26, settings("terabyte"))
+    linear = [tuple(p.shape) for p in network.dense_parameters() if p.ndim == 2]
+    assert linear == [(512, 13), (256, 512), (128, 256), (1024, 479), (1024, 1024), (512, 1024),
+                      (256, 512), (1, 256)]  # fmt: skip
+    assert sum(p.numel() for p in network.dense_parameters()) == 2_368_897
+    assert network.tables.bags[0].weight.shape == (3, 128)
+
+
 def test_forward_is_the_formula_of_the_paper() -> None:
     network, (numeric, ids) = build("stock", bottom_widths="8", top_widths="7"), rows()
     vectors = [network.bottom(numeric)] + [
@@ -211,12 +220,15 @@ class Numbers:
 
 @rules(deadline=None, max_examples=50)
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 5), st.integers(1, 50),
-       st.integers(1, 90), st.data())  # fmt: skip
+       st.integers(1, 90), st.booleans(), st.data())  # fmt: skip
 def test_batches_are_one_permutation_for_any_ranks_and_resume_anywhere(
-    count: int, batch: int, ranks: int, chunk: int, window: int, data: st.DataObject
-) -> None:
+    count: int, batch: int, ranks: int, chunk: int, window: int, prefetch: bool,
+    data: st.DataObject,
+) -> None:  # fmt: skip
     def epoch(rank: int, size: int, number: int = 1, start: int = 0) -> list[list[int]]:
-        shuffled = ShuffledRows(Numbers(count), batch, 5, rank, size, window, chunk)
+        shuffled = ShuffledRows(
+            Numbers(count), batch, 5, rank, size, window, chunk, prefetch=prefetch
+        )
         found = list(shuffled.batches(number, start))
         assert len(found) == shuffled.steps - start
         assert sum(part.global_rows for part in found) == min(count, count - start * batch)

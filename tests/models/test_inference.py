@@ -21,100 +21,37 @@ from safetensors.torch import save_file
 
 from models import worker
 from models.dlrm.network import Dlrm, initialize
-from models.dlrm.serving import eager, forms, load_network
+from models.dlrm.serving import eager, load_network
 from models.dlrm.settings import SETTINGS
 from models.inference import bundle, export, predict
-from models.inference.scoring import Score, compiled, convert, one_by_one, stream
-from models.messages import Messenger
+from models.inference.curves import percentile
+from models.inference.scoring import one_by_one, stream
 from models.metrics import auc
-from models.recdp.blocks import Manifest, write_block
+from models.recdp.blocks import Manifest
 from models.recdp.dictionary import dictionary_path, write_dictionary
 from models.settings import resolve
 from models.worker import InputProblem, StopFlag, Stopped, WorkFailed
+from tests.models.inference_data import (
+    CATEGORICAL,
+    IDS,
+    ROWS,
+    SMALL,
+    eager_probabilities,
+    export_spec,
+    line_of,
+    raw_rows,
+    run_predict,
+    silent,
+    trained,
+    write_data,
+)
 
 pytestmark = pytest.mark.environment("torch")
-NUMERIC = tuple(f"I{i}" for i in range(1, 14))
-CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
-IDS = 40  # values of each column that have an id
-ROWS = 3000
-SMALL = {"embedding_size": 4, "bottom_widths": "16-8", "top_widths": "16"}
-Raw = list[tuple[int, list[int | None], list[int | None]]]
-
-
-def raw_rows(count: int, seed: int) -> Raw:
-    """label, ints and keys; a tenth of the cells is missing, keys from IDS on have no id."""
-    rng = np.random.default_rng(seed)
-    rows: Raw = []
-    for _ in range(count):
-        ints = [None if rng.random() < 0.1 else int(rng.integers(-3, 70_000)) for _ in NUMERIC]
-        keys = [None if rng.random() < 0.1 else int(rng.integers(0, IDS + 8)) for _ in CATEGORICAL]
-        rows.append((int(rng.random() < 0.3), ints, keys))
-    return rows
-
-
-def key_text(column: int, key: int) -> str:
-    return f"{(key * 2654435761 + column * 97) % 2**32:08x}"
-
-
-def line_of(row: tuple[int, list[int | None], list[int | None]], labelled: bool = True) -> str:
-    label, ints, keys = row
-    cells = [str(label)] if labelled else []
-    cells += ["" if value is None else str(value) for value in ints]
-    cells += ["" if key is None else key_text(i, key) for i, key in enumerate(keys)]
-    return "\t".join(cells) + "\n"
-
-
-def prepared(rows: Raw) -> tuple[Any, Any, Any]:
-    """The rows as the ETL would write them, cell by cell."""
-    numeric = [[np.float32(np.log1p(max(value or 0, 0))) for value in ints] for _, ints, _ in rows]
-    ids = [[0 if key is None or key >= IDS else key + 1 for key in keys] for _, _, keys in rows]
-    return (np.array(numeric, np.float32), np.array(ids, np.int32),
-            np.array([label for label, _, _ in rows], np.uint8))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    splits = {name: (write_block(folder, name, *prepared(raw_rows(count, seed))),)
-              for seed, (name, count) in enumerate(
-                  {"train": 200, "valid": ROWS, "test": 500}.items())}  # fmt: skip
-    (folder / "dictionaries").mkdir()
-    for i, column in enumerate(CATEGORICAL):
-        pq.write_table(pa.table({
-            "value": [key_text(i, key) for key in range(IDS)],
-            "id": pa.array(range(1, IDS + 1), pa.int32()),
-            "count": pa.array([9] * IDS, pa.int64()),
-        }), folder / "dictionaries" / f"{column}.parquet")  # fmt: skip
-    Manifest(folder=folder, label="label", numeric=NUMERIC, categorical=CATEGORICAL,
-             table_sizes=(IDS + 1,) * 26, splits=splits,
-             transform={"numeric": "log1p(max(x,0))"}).save()  # fmt: skip
-    return folder
-
-
-def trained(folder: Path, fused: bool) -> Path:
-    """A network with known random weights, as the training worker leaves one."""
-    folder.mkdir()
-    settings, problems = resolve(SETTINGS, {**SMALL, "fused_tables": fused})
-    assert not problems
-    sizes = [IDS + 1] * 26
-    network = Dlrm(len(NUMERIC), sizes, settings)
-    initialize(network, sizes, 3, 0.5)
-    save_file(network.state_dict(), folder / "weights.safetensors")
-    (folder / "model.json").write_text(json.dumps({
-        "version": 1, "model": "dlrm", "settings": settings, "numeric": NUMERIC,
-        "categorical": CATEGORICAL, "table_sizes": sizes}))  # fmt: skip
-    return folder
-
-
-def export_spec(data: Path, weights: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    output.mkdir(exist_ok=True)
-    return {"model": "dlrm", "data": str(data), "weights": str(weights), "output": str(output),
-            "dataset": {"format": "criteo", "paths": [], "columns": None}, "threads": 2,
-            "max_metric_drop": 0.001, "metric": "auc", **changes}  # fmt: skip
-
-
-def silent(tmp_path: Path) -> Messenger:
-    return Messenger(tmp_path / "messages")
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -124,51 +61,13 @@ def exported(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return work / "bundle", export.work(spec, silent(work), StopFlag())
 
 
-def run_predict(folder: Path, paths: list[Path], tmp_path: Path, **changes: Any) -> tuple[Any, Any]:
-    """The result values and the CSV's (row, probability)."""
-    output = tmp_path / "scores.csv"
-    spec = {"bundle": str(folder), "output": str(output), "threads": 2, "batch_size": 256,
-            "dataset": {"format": "criteo", "paths": [str(p) for p in paths], "columns": None},
-            **changes}  # fmt: skip
-    values = predict.work(spec, silent(tmp_path), StopFlag())
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-    with output.open(newline="") as file:
-        lines = list(csv.reader(file))
-    assert lines[0] == ["row", "probability"]
-    return values, np.array(lines[1:], dtype=np.float64)
-
-
-def eager_probabilities(folder: Path, rows: Raw) -> Any:
-    network, _ = load_network(folder)
-    numeric, ids, _ = prepared(rows)
-    return 1 / (1 + np.exp(-eager(network)(numeric, ids).astype(np.float64)))
-
-
-@pytest.mark.parametrize("fused", [True, False])
-def test_every_form_gives_the_logits_of_the_network(
-    data: Path, tmp_path: Path, fused: bool
-) -> None:
-    network, model = load_network(trained(tmp_path / "weights", fused))
-    numeric, ids, _ = (np.array(part) for part in Manifest.load(data).split("valid").read(0, 777))
-    with torch.inference_mode():
-        wanted = network(torch.from_numpy(numeric), torch.from_numpy(ids)).numpy()
-    found: dict[str, Score] = {"torch": eager(network)}
-    for form in forms(network, model):
-        found[form.name] = compiled(form, convert(form, tmp_path), 2)
-    assert list(found) == ["torch", "openvino", "openvino_head"]
-    for name, score in found.items():
-        for count in (777, 1, 64):  # any batch size
-            difference = np.abs(score(numeric[:count], ids[:count]) - wanted[:count]).max()
-            assert difference < 1e-5, (name, count)
-
-
 def test_export_writes_a_whole_bundle_and_says_what_it_measured(
     exported: tuple[Path, dict[str, Any]], data: Path
 ) -> None:
     folder, values = exported
     content = bundle.read(folder)
     assert values["form"] == content["form"]
-    assert content["precision"] == "f32"
+    assert content["precision"] == "fp32"
     assert {
         "model.xml",
         "model.bin",
@@ -180,10 +79,13 @@ def test_export_writes_a_whole_bundle_and_says_what_it_measured(
     } <= set(content["files"])
     assert values["bytes"] == sum(entry["bytes"] for entry in content["files"].values())
     ways = {way["name"]: way for way in content["measured"]["ways"]}
-    assert set(ways) == {"torch", "torch, batches in parallel", "openvino", "openvino_head"}
+    tried = {"torch, batch by batch", "torch", "openvino", "openvino_head", "torch_lean"}
+    assert tried <= set(ways)
     assert all(len(way["repeats"]) == 5 for way in ways.values())
     assert max(way["max_logit_difference"] for way in ways.values()) < 1e-5
     assert values["batch_size"] == 1024 and abs(values["auc_drop"]) < 1e-5
+    assert values["precision"] == "fp32"
+    assert values["flops_per_row"] > 0 and values["bytes_per_row"] > 0
     assert values["speedup"] == values["rows_per_second"] / values["rows_per_second_eager"] >= 1
     blocks = Manifest.load(data).split("valid")
     numeric, ids, label = (np.array(part) for part in blocks.read(0, ROWS))
@@ -192,20 +94,17 @@ def test_export_writes_a_whole_bundle_and_says_what_it_measured(
     assert Manifest.load(folder).rows() == {"train": 0, "valid": 0, "test": 0}
 
 
-def test_a_form_that_loses_too_much_or_is_another_function_is_not_kept(tmp_path: Path) -> None:
-    def trial(name: str, speed: float, drop: float = 0.0, difference: float = 0.0) -> export.Trial:
-        return export.Trial(
-            name, lambda numeric, _: numeric, stream, drop=drop, largest_difference=difference,
-            speeds=[speed], cpu_ms=[1.0],
-        )  # fmt: skip
-
-    tried = [trial("good", 150), trial("lossy", 400, drop=0.002),
-             trial("wrong", 900, difference=0.5), trial("slow", 90)]  # fmt: skip
-    kept = export._choose(trial("torch", 100), tried, 0.001, silent(tmp_path))
-    assert kept.name == "good"
-    assert export._choose(trial("torch", 999), tried, 0.001, silent(tmp_path)).name == "torch"
-    text = (tmp_path / "messages" / "rank-0000.jsonl").read_text()
-    assert "lossy: 4.00x the eager network, not kept: it loses 0.00200, more than 0.001" in text
+def test_curves_have_every_batch_size(exported: tuple[Path, dict[str, Any]]) -> None:
+    curves = exported[1]["curves"]
+    assert curves == bundle.read(exported[0])["measured"]["curves"]
+    for name in ("eager", "kept"):
+        assert [point["batch_size"] for point in curves[name]] == [1, 16, 128, 1024, 8192]
+        for point in curves[name]:
+            assert 0 < point["p50_ms"] <= point["p99_ms"] and point["rows_per_second"] > 0
+            assert 10 <= point["calls"] <= 400
+    assert percentile([5.0, 1.0, 3.0, 2.0, 4.0], 0.5) == 3.0
+    assert percentile([float(i) for i in range(1, 101)], 0.99) == 99.0
+    assert percentile([7.0], 0.99) == 7.0
 
 
 def test_predict_equals_the_network_on_prepared_rows(

@@ -53,12 +53,17 @@ def test_it_learns_and_says_so(trained: Path) -> None:
     assert values["best"]["valid"]["auc"] > 0.65
     assert set(values) == {
         "best", "steps", "rows", "seconds", "cpu_seconds", "rows_per_second", "eval_seconds",
-        "parameters", "stop_reason", "weights_sha256", "peak_rss_gib", "precision",
+        "parameters", "stop_reason", "weights_sha256", "peak_rss_gib", "precision", "placement",
+        "flops_per_row", "bytes_per_row",
     }  # fmt: skip
     curve = [m for m in messages(trained, "scalar") if m["split"] == "valid" and m["name"] == "auc"]
     assert max(point["value"] for point in curve) == values["best"]["valid"]["auc"]
     assert [point["step"] for point in curve][:3] == [10, 21, 31]
     assert messages(trained, "progress")[-1]["phase"].startswith("epoch ")
+    (work,) = messages(trained, "workload")
+    assert work["flops_per_row"] == values["flops_per_row"] > 0
+    speeds = [m["value"] for m in messages(trained, "scalar") if m["name"] == "rows_per_second"]
+    assert min(speeds) > 0
     assert not [m for m in messages(trained, "scalar") if m["split"] == "test"]
 
 

@@ -15,11 +15,15 @@ STEPS = [
     {"id": "provision", "kind": "provision", "title": "environments etl, torch"},
     {"id": "data", "kind": "data", "title": "make 300,000 rows of DLRM data"},
     {"id": "etl", "kind": "etl", "title": "prepare data on Sail (embedded)"},
+    {"id": "roofline", "kind": "roofline", "title": "matmul and memory peaks of this machine"},
     {"id": "train", "kind": "train", "title": "train DLRM (optimized), 2 ranks"},
     {"id": "evaluate", "kind": "evaluate", "title": "test metric"},
     {"id": "optimize", "kind": "optimize", "title": "inference export"},
     {"id": "report", "kind": "report", "title": "report"},
 ]
+PEAKS = {"threads": 2, "matmul_gflops": {"fp32": 100.0}, "memory_gb_per_s": 20.0, "cores_kept": 2.0}
+TRAINING = {"flops_per_row": 240_000.0, "bytes_per_row": 6_000.0, "precision": "fp32"}
+INFERENCE = {"flops_per_row": 80_000.0, "bytes_per_row": 2_000.0, "precision": "fp32"}
 
 
 def _before_training(run: str) -> list[ev.Event]:
@@ -38,7 +42,9 @@ def _before_training(run: str) -> list[ev.Event]:
         ev.StepFinished(t=T0 + 15, step="etl", identity="etl-1", seconds=13.0,
                         result={"rows": {"train": 240000, "valid": 30000, "test": 30000},
                                 "rows_per_second": 23076.9, "engine": "sail"}),
+        ev.StepReused(t=T0 + 15, step="roofline", identity="roofline-1", result=PEAKS),
         ev.StepStarted(t=T0 + 15.1, step="train", identity="train-1"),
+        ev.WorkloadCounted(t=T0 + 15.1, step="train", **TRAINING),
     ]  # fmt: skip
 
 
@@ -51,6 +57,8 @@ def _training(points: int) -> list[ev.Event]:
                         value=0.69 - 0.2 * (1 - math.exp(-i / 12)) + 0.01 * math.sin(i)),
             ev.Measured(t=t, step="train", name="auc", split="valid", rows=rows, step_count=i * 10,
                         value=0.5 + 0.29 * (1 - math.exp(-i / 10))),
+            ev.Measured(t=t, step="train", name="rows_per_second", split="train", rows=rows,
+                        step_count=i * 10, value=95_000 + 5_000 * math.sin(i)),
             ev.StepProgressed(t=t, step="train", phase="epoch 1", done=rows, total=480000,
                               unit="rows"),
         ]  # fmt: skip
@@ -63,6 +71,7 @@ def _after_training(report: Path) -> list[ev.Event]:
         "rows_per_second": 95000.0,
         "best": {"valid": {"auc": 0.7896}},
         "stop_reason": "epochs",
+        **TRAINING,
     }
     return [
         ev.StepFinished(t=t, step="train", identity="train-1", seconds=64.9, result=result),
@@ -71,7 +80,8 @@ def _after_training(report: Path) -> list[ev.Event]:
                         result={"auc": 0.7881, "ceiling_auc": 0.8123}),
         ev.StepStarted(t=t + 2, step="optimize", identity="optimize-1"),
         ev.StepFinished(t=t + 9, step="optimize", identity="optimize-1", seconds=7.0,
-                        result={"rows_per_second": 410000.0, "speedup": 2.4, "auc_drop": 0.00001}),
+                        result={"rows_per_second": 410000.0, "speedup": 2.4, "auc_drop": 0.00001,
+                                **INFERENCE}),
         ev.StepStarted(t=t + 9, step="report", identity=""),
         ev.StepFinished(t=t + 10, step="report", identity="", seconds=1.0,
                         result={"html": str(report)}),
