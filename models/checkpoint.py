@@ -4,7 +4,9 @@ A checkpoint is a folder `step-N`: one safetensors file a rank that holds someth
 and manifest.json with their checksums, which rows of which tensor lie where, and the progress.
 All ranks write under another name; when all files are on the disk, rank 0 writes the manifest and
 renames the folder, so a folder with the right name is whole; the checksums are verified all the
-same. The last two are kept. Tensors are written and read in pieces: no rank holds a second copy.
+same. Ranks of several hosts may each have a folder of their own at that path: then a host's folder
+has the files of its ranks alone, and whoever loads it has to bring them together. The last two are
+kept. Tensors are written and read in pieces: no rank holds a second copy.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +49,7 @@ def save(
     Every rank calls it with its own tensors; `progress` is rank 0's. Raises WorkFailed, on every
     rank, when a disk is full or not writable; the checkpoints before it stay.
     """
-    placed = placed or {}
+    placed, first = placed or {}, ranks.rank == 0
     whole = folder / f"step-{step:012d}"
     scratch = folder / str(_together(ranks, folder, lambda: _begin(folder, ranks))[0])
     try:
@@ -55,7 +58,9 @@ def save(
             "version": VERSION, "step": step, "progress": dict(progress),
             "files": {_file(rank): one for rank, one in enumerate(written) if one},
         }  # fmt: skip
-        _together(ranks, folder, lambda: _finish(scratch, whole, manifest, ranks))
+        _together(ranks, folder, lambda: _finish(scratch, whole, manifest) if first else None)
+        # What still has that name lies on another host than rank 0's.
+        _together(ranks, folder, lambda: _finish_elsewhere(scratch, whole, manifest))
     except WorkFailed:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -63,15 +68,20 @@ def save(
 
 
 def _begin(folder: Path, ranks: Ranks) -> str | None:
-    """Rank 0 makes the folder to write to, and removes what a killed writer left half done."""
+    """Rank 0 makes the folder to write to; its name says nothing else."""
     if ranks.rank:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob(".writing-*"):
-        shutil.rmtree(path, ignore_errors=True)
-    scratch = folder / f".writing-{os.getpid()}"
-    scratch.mkdir()
+    scratch = folder / f".writing-{os.getpid()}-{time.time_ns()}"
+    _make_scratch(scratch)
     return scratch.name
+
+
+def _make_scratch(scratch: Path) -> None:
+    """Make it, and remove what a killed writer left; ranks of a host may do it at once."""
+    for path in scratch.parent.glob(".writing-*"):
+        if path != scratch:
+            shutil.rmtree(path, ignore_errors=True)
+    scratch.mkdir(parents=True, exist_ok=True)
 
 
 def _write_own(
@@ -94,16 +104,26 @@ def _write_own(
                       for run in placed[name].runs(ranks.rank) if run.at >= cut]  # fmt: skip
     if not entries:
         return None
+    if not scratch.is_dir():
+        _make_scratch(scratch)
     path = scratch / _file(ranks.rank)
     sha256 = tensor_file.write(path, entries)
     flush(path)
     return {"sha256": sha256, "rows": rows}
 
 
-def _finish(scratch: Path, whole: Path, manifest: dict[str, Any], ranks: Ranks) -> None:
-    """Rank 0 gives the finished checkpoint its name."""
-    if ranks.rank:
+def _finish_elsewhere(scratch: Path, whole: Path, manifest: dict[str, Any]) -> None:
+    """Another host's part of the checkpoint gets its name by the first of the ranks there."""
+    mine = scratch.with_name(f"{scratch.name}-whole")
+    try:
+        scratch.rename(mine)
+    except FileNotFoundError:  # this is rank 0's host, or another rank here was quicker
         return
+    _finish(mine, whole, manifest)
+
+
+def _finish(scratch: Path, whole: Path, manifest: dict[str, Any]) -> None:
+    """Give the finished checkpoint its name."""
     (scratch / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     flush(scratch / _MANIFEST)
     flush(scratch)

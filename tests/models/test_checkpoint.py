@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -183,3 +184,35 @@ def test_ranks_with_folders_of_their_own_are_told(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "0", 1, TENSORS, {"step": 1})
     with pytest.raises(WorkFailed, match="different checkpoints"):
         on_ranks(2, lambda ranks: checkpoint.newest(tmp_path / str(ranks.rank), ranks))
+
+
+def test_ranks_of_several_hosts_write_parts_that_are_a_whole_together(tmp_path: Path) -> None:
+    whole = torch.arange(3.0 * 50).view(-1, 3)
+    placement = place({"a": 40, "b": 10}, 1, 4, 20)
+    assert any(placement.sharded)
+
+    def host(rank: int) -> Path:
+        return tmp_path / f"host-{rank // 2}"
+
+    def write(ranks: Ranks) -> None:
+        own = torch.zeros(placement.local_rows, 3)
+        for run in placement.runs(ranks.rank):
+            own[run.at : run.at + run.rows] = whole[run.first :: run.step][: run.rows]
+        for step in (1, 2, 3):
+            checkpoint.save(
+                host(ranks.rank), step, {"t": own, "x": torch.ones(2)}, {"step": step}, ranks,
+                {"t": placement},
+            )  # fmt: skip
+
+    on_ranks(4, write)
+    steps = ["step-000000000002", "step-000000000003"]
+    for number in (0, 2):
+        assert [path.name for path in sorted(host(number).iterdir())] == steps
+    together = tmp_path / "together" / steps[1]
+    for number in (0, 2):
+        shutil.copytree(host(number) / steps[1], together, dirs_exist_ok=True)
+    found, torn = checkpoint.newest(together.parent)
+    assert found is not None and not torn
+    read = torch.zeros_like(whole)
+    found.read("t", read)
+    assert torch.equal(read, whole)
