@@ -23,6 +23,13 @@ class Source:
     data: Mapping[str, Any]
     lines: Mapping[str, int] = field(default_factory=dict)
 
+    def place(self, dotted: str) -> str:
+        """A dotted key with its line, or that of what it should stand in."""
+        known = dotted
+        while known and known not in self.lines:
+            known = known.rpartition(".")[0]
+        return f"{dotted} (line {self.lines[known]})" if known else dotted or "the whole"
+
 
 def read(path: Path, what: str = "recipe") -> Source:
     """Read a YAML file: data only, no tags, no duplicate keys."""
@@ -65,6 +72,9 @@ def parse(text: str, name: str, file: str = "recipe", what: str = "recipe") -> S
 
 
 def _collect_lines(node: yaml.Node, prefix: str, lines: dict[str, int], file: str) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            lines[f"{prefix}{number}"] = item.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
@@ -98,13 +108,8 @@ def _sentence(
     """One problem as (key with its line or origin, what is wrong and what is valid)."""
     parts = [str(part) for part in item["loc"] if not _is_union_tag(str(part))]
     dotted = ".".join(parts)
-    line = source.lines.get(dotted)
-    place = dotted or "the whole"
     origin = origins.get(dotted, "recipe")
-    if origin != "recipe":
-        place += f" ({origin})"
-    elif line:
-        place += f" (line {line})"
+    place = source.place(dotted) if origin == "recipe" else f"{dotted} ({origin})"
     if item["type"] == "extra_forbidden":
         return place, f"unknown key, {nearest(parts[-1], _valid_keys(root, parts[:-1]))}"
     if item["type"] == "missing":
