@@ -32,7 +32,8 @@ def add(
     """
     user, at, address = place.rpartition("@")
     known = clusters.inventory()
-    if place in known.hosts and name is None:
+    pinning = place in known.hosts and name is None
+    if pinning:
         name, address, new = place, known.entry(place).address, known
     else:
         name = name or next(n for i in itertools.count(1) if (n := f"h{i}") not in known.hosts)
@@ -49,7 +50,8 @@ def add(
     if fingerprint is None and not _confirmed():
         raise InputError(f"{name} was not added", todo="compare the fingerprint on the host itself")
     host_jobs.add(new, key, cluster)
-    print(f"{name} added" + (f" to {cluster}" if cluster else ""))
+    done = "its key is pinned" if pinning else "added"
+    print(f"{name}: {done}" + (f", in {cluster}" if cluster else ""))
 
 
 def _confirmed() -> bool:

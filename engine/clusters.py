@@ -181,7 +181,8 @@ def find_python(entry: HostEntry, transport: Transport) -> str:
             return words[0]
         seen.append(f"{python} is {' '.join(words[1:2])} {'.'.join(words[2:])}".strip())
     raise HostProblem(
-        entry.name, "there is no CPython 3.11", "; ".join(seen),
+        entry.name, "there is no CPython 3.11" + (f" at {entry.python}" if entry.python else ""),
+        "; ".join(seen),
         "install it (Debian 12: apt-get install python3; without root: uv python install 3.11), or "
         "name one: python in the inventory",
     )  # fmt: skip

@@ -219,7 +219,7 @@ def _members(cluster: str, known: Inventory) -> list[Member]:
         if pin is None:
             raise EnvironmentProblem(
                 f"the host key of {entry.name} is not pinned",
-                todo=f"aiok hosts remove {entry.name}, then add it again",
+                todo=f"compare and pin it: aiok hosts add {entry.name}",
             )
         members.append(Member(entry=entry, host_key=pin))
     return members
