@@ -84,15 +84,20 @@ def add(new: Inventory, key: HostKey, cluster: str | None) -> None:
 
 
 def _pin(line: str) -> None:
+    name = line.split()[0]
+    _write_pins([*(old for old in _pins() if old.split()[:1] != [name]), line])
+
+
+def _pins() -> list[str]:
+    path = clusters.known_hosts_path()
+    return path.read_text(encoding="ascii").splitlines() if path.exists() else []
+
+
+def _write_pins(lines: Sequence[str]) -> None:
     path = clusters.known_hosts_path()
     make_folder(path.parent).chmod(0o700)
-    name = line.split()[0]
-    kept = [
-        old
-        for old in (path.read_text(encoding="ascii").splitlines() if path.exists() else [])
-        if old.split()[:1] != [name]
-    ]
-    write_atomically(path, "\n".join([*kept, line]) + "\n")
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    path.chmod(0o600)
 
 
 def remove(name: str) -> None:
@@ -119,11 +124,11 @@ def remove(name: str) -> None:
         **data, "hosts": {key: host for key, host in data["hosts"].items() if key != name},
         "clusters": {key: group for key, group in left.items() if group["hosts"]},
     }))  # fmt: skip
-    path = clusters.known_hosts_path()
-    if path.exists():
-        lines = path.read_text(encoding="ascii").splitlines()
-        gone = known_name(entry.address, entry.port)
-        write_atomically(path, "".join(f"{x}\n" for x in lines if x.split()[:1] != [gone]))
+    left_over = clusters.inventory()
+    gone = known_name(entry.address, entry.port)
+    used = {known_name(e.address, e.port) for e in map(left_over.entry, left_over.hosts)}
+    if gone not in used:
+        _write_pins([line for line in _pins() if line.split()[:1] != [gone]])
 
 
 # --- up and down ----------------------------------------------------------------------------------
@@ -208,9 +213,8 @@ def _members(cluster: str, known: Inventory) -> list[Member]:
     from hosts.bringup import Member
     from hosts.login import known_name
 
-    path = clusters.known_hosts_path()
     pinned: dict[str, str] = {}
-    for line in path.read_text(encoding="ascii").splitlines() if path.exists() else []:
+    for line in _pins():
         names, _, key = line.partition(" ")
         pinned |= dict.fromkeys(names.split(","), key)
     members = []

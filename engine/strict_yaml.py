@@ -67,7 +67,7 @@ def parse(text: str, name: str, file: str = "recipe", what: str = "recipe") -> S
             todo="start from `aiok new` or a shipped recipe" if what == "recipe" else "",
         )
     if not isinstance(data, dict):
-        raise InputError(f"{file}: a {what} is a mapping of keys, not a {type(data).__name__}")
+        raise InputError(f"{file}: the {what} is a mapping of keys, not a {type(data).__name__}")
     return Source(name, file, data, lines)
 
 
@@ -106,7 +106,11 @@ def _sentence(
     root: type[BaseModel], source: Source, origins: Mapping[str, str], item: Any
 ) -> tuple[str, str]:
     """One problem as (key with its line or origin, what is wrong and what is valid)."""
-    parts = [str(part) for part in item["loc"] if not _is_union_tag(str(part))]
+    parts: list[str] = []
+    for part in map(str, item["loc"]):
+        written = ".".join([*parts, part]) in source.lines  # a host may be named `int`
+        if written or not _is_union_tag(part):
+            parts.append(part)
     dotted = ".".join(parts)
     origin = origins.get(dotted, "recipe")
     place = source.place(dotted) if origin == "recipe" else f"{dotted} ({origin})"

@@ -93,12 +93,14 @@ class Cluster(_Part):
     """Hosts that work together. `shared` is a folder that all of them see, such as an NFS mount;
     `interface` the network interface between them, found by itself when left out."""
 
-    hosts: Annotated[list[Name], Field(min_length=1)]
+    hosts: list[Name]
     shared: Folder | None = None
     interface: str | None = None
 
     @model_validator(mode="after")
-    def _once(self) -> Cluster:
+    def _some_once(self) -> Cluster:
+        if not self.hosts:
+            raise ValueError("has no hosts")
         twice = sorted({name for name in self.hosts if self.hosts.count(name) > 1})
         if twice:
             raise ValueError(f"hosts named more than once: {', '.join(twice)}")

@@ -198,7 +198,8 @@ class SshTransport(Transport):
                 client.connect(
                     self.entry.address, self.entry.port, self.entry.user,
                     timeout=CONNECT_S, banner_timeout=CONNECT_S, auth_timeout=CONNECT_S,
-                    allow_agent=False, look_for_keys=False, sock=self._through_jump(), **way.words,
+                    allow_agent=False, look_for_keys=False, sock=socket_to(self.entry, self._jump),
+                    **way.words,
                 )  # fmt: skip
             except (paramiko.SSHException, OSError, ValueError) as error:
                 client.close()
@@ -217,19 +218,6 @@ class SshTransport(Transport):
         if self._typed is None and self._ask is not None:
             self._typed = self._ask(self.entry)
         return self._typed
-
-    def _through_jump(self) -> Any:
-        if self._jump is None:
-            return None
-        try:
-            return self._jump.connection().open_channel(
-                "direct-tcpip", (self.entry.address, self.entry.port), ("127.0.0.1", 0),
-                timeout=CONNECT_S,
-            )  # fmt: skip
-        except paramiko.SSHException as error:
-            raise HostProblem(
-                self.host, f"its jump host {self._jump.host} cannot reach it", str(error)
-            ) from None
 
     @staticmethod
     def _keep_alive(client: paramiko.SSHClient) -> None:
@@ -414,6 +402,25 @@ def _shell_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
     return f"exec {shlex.join(words)}"
 
 
+def socket_to(entry: HostEntry, jump: SshTransport | None) -> Any:
+    """The way through a jump host, None where there is none; HostProblem names both hosts."""
+    if jump is None:
+        return None
+    name, place = jump.host, (entry.address, entry.port)
+    try:
+        return jump.connection().open_channel(
+            "direct-tcpip", place, ("127.0.0.1", 0), timeout=CONNECT_S
+        )
+    except HostProblem as problem:
+        what = f"its jump host {name}: {problem.what}"
+        raise HostProblem(entry.name, what, problem.why, problem.todo) from None
+    except paramiko.SSHException as error:
+        why = getattr(error, "text", "") or str(error)
+        todo = f"check the address and port of {entry.name} as {name} sees it"
+        what = f"its jump host {name} cannot reach it"
+        raise HostProblem(entry.name, what, why, todo) from None
+
+
 # --- the first meeting ----------------------------------------------------------------------------
 
 
@@ -425,12 +432,9 @@ def scan_host_key(
     HostProblem when it does not answer, or another key of it is pinned.
     """
     try:
-        if jump is not None:
-            sock: Any = jump.connection().open_channel(
-                "direct-tcpip", (entry.address, entry.port), ("127.0.0.1", 0), timeout=CONNECT_S
-            )
-        else:
-            sock = socket.create_connection((entry.address, entry.port), CONNECT_S)
+        sock = socket_to(entry, jump) or socket.create_connection(
+            (entry.address, entry.port), CONNECT_S
+        )
         with contextlib.closing(paramiko.Transport(sock)) as transport:
             transport.banner_timeout = CONNECT_S
             transport.start_client(timeout=CONNECT_S)

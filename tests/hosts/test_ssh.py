@@ -205,7 +205,16 @@ def test_a_jump_host_leads_to_another(testbeds: Testbeds) -> None:
     closed = SshTransport(
         entry_of(testbed, "h2", port=2299), testbed.known_hosts, jump=ssh_to(testbed, "h1")
     )
-    assert problem_of(closed).what == "its jump host h1 cannot reach it"
+    problem = problem_of(closed)
+    assert problem.what == "its jump host h1 cannot reach it"
+    assert (problem.why, problem.todo) == (
+        "Connect failed", "check the address and port of h2 as h1 sees it"
+    )  # fmt: skip
+    lost = ssh_to(testbed, "h1", port=2299)
+    behind_it = SshTransport(entry_of(testbed, "h2", jump="h1"), testbed.known_hosts, jump=lost)
+    assert problem_of(behind_it).what == (
+        f"its jump host h1: {first} port 2299 refuses connections"
+    )
 
 
 # --- the network ----------------------------------------------------------------------------------
