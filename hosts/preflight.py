@@ -17,7 +17,7 @@ from typing import Any
 from hosts.inventory import HostEntry
 from hosts.probe import HostFacts, route_to
 from hosts.site import Site
-from hosts.transport import HostProblem, Transport
+from hosts.transport import HostProblem, Transport, clean
 
 SKEW_NOTE_S, SKEW_S = 2.0, 60.0
 MEMORY_GIB = 4.0
@@ -82,7 +82,7 @@ def place(
 ) -> list[Finding]:
     """The rights and the space of the work folder, the user's authorized_keys, a shared folder."""
     done = transport.run(["/bin/sh", "-c", PLACE, "sh", str(folder), shared or ""], timeout_s=30)
-    said = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+    said = dict(line.partition(" ")[::2] for line in clean(done.stdout).splitlines())
     there, found = said.get("there", str(folder)), list[Finding]()
     choose = "choose another work_folder in the inventory"
     if "folder" not in said:
@@ -213,7 +213,7 @@ def ways(site: Site, others: Sequence[HostEntry], interface: str | None) -> list
         last = (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
         raise HostProblem(site.name, "its network could not be looked at", last) from None
     found = [_way(entry, said[entry.name]) for entry in others]
-    itself = said[""].get("own", "")
+    itself = clean(said[""].get("own", ""))
     if itself.startswith("127."):  # Debian's installer writes 127.0.1.1 HOSTNAME to /etc/hosts
         found.append(Finding(
             "problem", f"its own address {site.address} means {itself} on itself",
@@ -233,7 +233,7 @@ def _way(other: HostEntry, said: dict[str, Any]) -> Finding | None:
         "hosts reach a host"
     )
     if "problem" in said:
-        return Finding("problem", f"it cannot reach {place}", todo, said["problem"])
+        return Finding("problem", f"it cannot reach {place}", todo, clean(said["problem"]))
     if not said["ssh"]:
         return Finding("problem", f"no SSH server answers it as {place}", todo)
     if said["own"].startswith("127."):

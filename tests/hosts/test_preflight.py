@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from hosts.preflight import Finding
 from hosts.probe import HostFacts, probe
 from hosts.site import Site
 from hosts.testbed import Testbed
-from hosts.transport import Completed
+from hosts.transport import Completed, HostProblem
 from tests.testbed import Testbeds, entry_of, ssh_to
 
 HOME = "/home/aiok"
@@ -181,3 +182,17 @@ def test_checks_write_nothing(site: Site, testbed: Testbed) -> None:
     preflight.ways(site, [entry_of(testbed, "h2")], None)
     probe(site.transport, site.python, str(site.home))
     assert testbed.listing("h1") == before
+
+
+def test_what_a_host_says_is_no_order_to_a_terminal(facts: HostFacts) -> None:
+    fake = FakeTransport()
+    told = {**vars(facts), "cpu_model": "evil\x1b[2J", "java": "\x9b1mbold"}
+    fake.answer("probe", Completed(0, json.dumps(told), ""))
+    seen = probe(fake, "python3", "/")
+    assert (seen.cpu_model, seen.java) == ("evil[2J", "1mbold")
+    fake.answer("df", Completed(0, "there /a\x1bb\nfolder yes\nshm 1\n", ""))
+    assert [f.what for f in preflight.place(fake, PurePosixPath("/a"), 1, None)] == [
+        "/ab is not writable"
+    ]
+    problem = preflight.told(HostProblem("h1", "what\x07", "why\x1b]0;title\x07", "todo\x00"))
+    assert (problem.what, problem.why, problem.todo) == ("what", "why]0;title", "todo")
