@@ -80,7 +80,8 @@ def add(new: Inventory, key: HostKey, cluster: str | None) -> None:
         grown = {**groups, cluster: {**group, "hosts": list(members)}}
         new = _checked({**data, "clusters": grown})
     _pin(key.line)
-    clusters.write_inventory(new)
+    if new != clusters.inventory():  # a file that only lacked the pin keeps its comments
+        clusters.write_inventory(new)
 
 
 def _pin(line: str) -> None:

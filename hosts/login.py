@@ -144,7 +144,7 @@ def nothing_to_offer(entry: HostEntry) -> HostProblem:
 # --- what a connection can end with ---------------------------------------------------------------
 
 
-def explain(entry: HostEntry, error: Exception, used: Credential | None = None) -> HostProblem:
+def explain(entry: HostEntry, error: Exception) -> HostProblem:
     """A failed connection in plain words: what, why, what to do."""
     name = entry.name
     if isinstance(error, paramiko.BadHostKeyException):
@@ -154,12 +154,10 @@ def explain(entry: HostEntry, error: Exception, used: Credential | None = None) 
             name, "its host key is not known: not connected",
             f"it shows {fingerprint(error.key)}", f"compare and pin it: aiok hosts add {name}",
         )  # fmt: skip
-    if used is not None and (problem := _login_problem(entry, error, used)):
-        return problem
     return HostProblem(name, *_network_problem(entry, error))
 
 
-def _login_problem(entry: HostEntry, error: Exception, used: Credential) -> HostProblem | None:
+def login_problem(entry: HostEntry, error: Exception, used: Credential) -> HostProblem | None:
     """What is wrong with a credential; None when the error is another one."""
     name = entry.name
     if isinstance(error, paramiko.PasswordRequiredException):
@@ -180,8 +178,8 @@ def _login_problem(entry: HostEntry, error: Exception, used: Credential) -> Host
         return None
     todo = "correct the key in the inventory"
     if isinstance(error, FileNotFoundError):
-        return HostProblem(name, f"there is no key file {entry.key}", "", todo)
-    if isinstance(error, PermissionError | IsADirectoryError):
+        return HostProblem(name, f"there is no file of {used.name}", "", todo)
+    if isinstance(error, PermissionError | IsADirectoryError) and error.filename is not None:
         return HostProblem(name, f"{used.name} cannot be read", error.strerror or "", todo)
     if isinstance(error, ValueError) or "private key file" in str(error):
         return HostProblem(name, f"{used.name} is not a private key that can be read", "", todo)

@@ -34,6 +34,7 @@ from hosts.login import (
     explain,
     fingerprint,
     known_name,
+    login_problem,
     nothing_to_offer,
 )
 from hosts.transport import Channel, Completed, HostProblem, Transport
@@ -203,9 +204,9 @@ class SshTransport(Transport):
                 )  # fmt: skip
             except (paramiko.SSHException, OSError, ValueError) as error:
                 client.close()
-                problem = explain(self.entry, error, way)
-                if not isinstance(error, paramiko.AuthenticationException):
-                    raise problem from None
+                problem = login_problem(self.entry, error, way)
+                if problem is None:  # no other way to log in would help
+                    raise explain(self.entry, error) from None
                 continue
             self._keep_alive(client)
             return client

@@ -224,13 +224,14 @@ def test_add_shows_pins_and_remove_forgets(testbeds: Testbeds, bare: Home) -> No
 
     line = pinned.read_text()
     (bare.path / "inventory.yaml").write_text(
-        f"hosts: {{by-hand: {{address: {address}, user: aiok, key: {testbed.key}}}}}\n"
+        f"hosts: {{by-hand: {{address: {address}, user: aiok, key: {testbed.key}}}}}  # mine\n"
     )
     pinned.unlink()
     unpinned = bare.aiok("hosts", "check")
     assert unpinned.returncode == 3 and "aiok hosts add by-hand" in unpinned.stdout
     assert bare.aiok("hosts", "add", "by-hand", "--fingerprint", key).returncode == 0
     assert pinned.read_text() == line
+    assert "# mine" in (bare.path / "inventory.yaml").read_text()
     assert bare.aiok("hosts", "check").returncode == 0
 
     second = key_of(testbed, "h2")

@@ -91,7 +91,11 @@ def test_wrong_keys_each_have_a_sentence(testbeds: Testbeds, tmp_path: Path) -> 
     assert said["locked"].what == f"the key {locked} has a passphrase"
     assert f"ssh-add {locked}" in said["locked"].todo
     assert said["garbage"].what == f"the key {garbage} is not a private key that can be read"
-    assert said["gone"].what == f"there is no key file {tmp_path / 'gone'}"
+    assert said["gone"].what == f"there is no file of the key {tmp_path / 'gone'}"
+    for own in (stranger, garbage):  # aiok's own key of a host that is not up yet, or damaged
+        entry = entry_of(testbed, "h1")
+        with SshTransport(entry, testbed.known_hosts, identity=own) as host:
+            assert host.run(["hostname"]).stdout == "h1\n"
     nobody = problem_of(ssh_to(testbed, "h1", user="nobody-known"))
     assert nobody.what == f"it refuses nobody-known with the key {testbed.key}"
 
