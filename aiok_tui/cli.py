@@ -383,6 +383,19 @@ def hosts_list(json: Json = False) -> None:
     hosts.print_inventory(json)
 
 
+@hosts_app.command("check")
+def hosts_check(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Clusters and hosts; all when none is named.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell all that keeps hosts from working, each with what to do. Changes nothing."""
+    from aiok_tui import hosts
+
+    raise typer.Exit(hosts.check(names or [], json))
+
+
 @hosts_app.command("up")
 def hosts_up(
     cluster: Annotated[str, typer.Argument(help="A cluster, or one host.")],

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import getpass
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from aiok_tui.output import print_json, table, tell_error
-from engine import clusters, host_jobs
-from engine.clusters import HostEntry
+from aiok_tui.output import print_findings, print_json, table, tell_error, words
+from engine import clusters, host_jobs, preflight
+from engine.clusters import HostEntry, TypedOnce
 from engine.environments import lock_of
-from engine.errors import EnvironmentProblem, InputError
+from engine.errors import EnvironmentProblem, ExitCode, InputError
 
 
-def ask_password(entry: HostEntry) -> str:
-    """A password typed by a person; it is kept in memory only."""
+def ask_password(entry: HostEntry) -> str | None:
+    """A password typed by a person on a terminal; None when there is none."""
     if not sys.stdin.isatty():
-        raise EnvironmentProblem(
-            f"{entry.name} asks for a password and there is no terminal to type it on",
-            todo="run this in a terminal, or give the host a key",
-        )
+        return None
     return getpass.getpass(f"password of {entry.user} on {entry.name} ({entry.address}): ")
 
 
@@ -28,12 +26,19 @@ def add(
     place: str, name: str | None, cluster: str | None, fields: dict[str, Any],
     fingerprint: str | None,
 ) -> None:  # fmt: skip
-    """Show the key of a host, have it compared, then keep both."""
+    """Show the key of a host, have it compared, then keep both.
+
+    The name of a host that stands in the inventory already, written by hand, pins its key.
+    """
     user, at, address = place.rpartition("@")
-    taken = clusters.inventory().hosts
-    name = name or next(f"h{n}" for n in range(1, len(taken) + 2) if f"h{n}" not in taken)
-    known = {key: value for key, value in fields.items() if value is not None}
-    new = host_jobs.describe(name, {"address": address, **({"user": user} if at else {}), **known})
+    known = clusters.inventory()
+    pinning = place in known.hosts and name is None
+    if pinning:
+        name, address, new = place, known.entry(place).address, known
+    else:
+        name = name or next(n for i in itertools.count(1) if (n := f"h{i}") not in known.hosts)
+        given = {"address": address, "user": user if at else None, **fields}
+        new = host_jobs.describe(name, {k: v for k, v in given.items() if v is not None})
     key = host_jobs.show_key(new, name, ask_password)
     print(f"{name} ({address}) shows the key {key.fingerprint}", file=sys.stderr)
     if fingerprint is not None and fingerprint != key.fingerprint:
@@ -45,7 +50,8 @@ def add(
     if fingerprint is None and not _confirmed():
         raise InputError(f"{name} was not added", todo="compare the fingerprint on the host itself")
     host_jobs.add(new, key, cluster)
-    print(f"{name} added" + (f" to {cluster}" if cluster else ""))
+    done = "its key is pinned" if pinning else "added"
+    print(f"{name}: {done}" + (f", in {cluster}" if cluster else ""))
 
 
 def _confirmed() -> bool:
@@ -73,6 +79,23 @@ def print_inventory(as_json: bool) -> None:
     print(table(rows, ["host", "cluster", "reached as", "key", "through", "slots"]))
 
 
+def check(names: Sequence[str], as_json: bool) -> int:
+    """What is wrong with hosts, and with each what to do; the exit code."""
+    reports = preflight.check(names, ask_password)
+    if not reports:
+        words("there is no host yet: aiok hosts add USER@ADDRESS")
+    for report in reports:
+        if as_json:
+            print_json(report)
+            continue
+        print(report.host)
+        print_findings(report.findings, False)
+    bad = [report.host for report in reports if report.problems]
+    if bad:
+        words(f"{len(bad)} of {len(reports)} hosts have problems: {', '.join(bad)}")
+    return int(ExitCode.ENVIRONMENT if bad else ExitCode.OK)
+
+
 def up(cluster: str, environments: Sequence[str], as_json: bool) -> int:
     """Make hosts ready; the exit code."""
     said: dict[str, str] = {}
@@ -83,13 +106,15 @@ def up(cluster: str, environments: Sequence[str], as_json: bool) -> int:
             print(f"  {host or 'here':10} {phase}", file=sys.stderr, flush=True)
 
     locks = [lock_of(name) for name in environments]
-    outcomes = host_jobs.up(cluster, locks, progress, ask_password)
+    outcomes = host_jobs.up(cluster, locks, progress, TypedOnce(ask_password))
     return _tell(outcomes, "made ready", "was ready", as_json)
 
 
 def down(cluster: str, as_json: bool) -> int:
     """Make hosts bare; the exit code."""
-    return _tell(host_jobs.down(cluster, ask_password), "bare again", "was bare", as_json)
+    return _tell(
+        host_jobs.down(cluster, TypedOnce(ask_password)), "bare again", "was bare", as_json
+    )
 
 
 def _tell(outcomes: Sequence[host_jobs.Outcome], done: str, nothing: str, as_json: bool) -> int:

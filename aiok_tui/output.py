@@ -540,13 +540,14 @@ def print_environments(found: Sequence[Any], as_json: bool) -> None:
 
 
 def print_findings(found: Sequence[Any], as_json: bool) -> int:
-    """The doctor's findings; 3 when one is a problem."""
+    """Findings of the doctor or of a host's check; 3 when one is a problem."""
     for entry in found:
         if as_json:
             print_json(entry)
         else:
             mark = {"ok": "ok  ", "note": "note", "problem": "BAD "}[entry.level]
-            print(f"{mark} {entry.what}" + (f"\n     do: {entry.todo}" if entry.todo else ""))
+            print(f"{mark} {entry.what}" + (f"\n     why: {entry.why}" if entry.why else "")
+                  + (f"\n     do: {entry.todo}" if entry.todo else ""))  # fmt: skip
     return 3 if any(entry.level == "problem" for entry in found) else 0
 
 

@@ -30,6 +30,7 @@ class ClusterHost:
     name: str
     slots: int | None
     facts: HostFacts
+    problems: Sequence[str] = ()  # a sentence for each thing that keeps it from working
 
     @property
     def capacity(self) -> int:
@@ -297,7 +298,7 @@ def _estimate(
 
 def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> list[str]:
     """What would make the run fail, known before it starts."""
-    problems = []
+    problems = [problem for host in job.cluster for problem in host.problems]
     need = sum(step.estimate.disk_gib for step in steps if not step.reuse)
     if need > job.facts.disk_free_gib:
         problems.append(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import clusters, datasets, environments, facts, recipe
+from engine import clusters, datasets, environments, facts, preflight, recipe
 from engine import events as ev
 from engine.advisor import ClusterHost, Job, make_plan, refuse
 from engine.code import deploy
@@ -158,13 +158,24 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
 
 
 def cluster_hosts(name: str) -> tuple[ClusterHost, ...]:
-    """The hosts of a cluster with their facts, asked side by side; () for this machine alone."""
+    """The hosts of a cluster, checked side by side; () for this machine alone.
+
+    HostError with all problems of all hosts when one of them tells no facts.
+    """
     if name == LOCAL:
         return ()
+    reports = preflight.check([name])
+    if any(report.facts is None for report in reports):
+        raise clusters.unreachable([p for report in reports for p in report.problems])
+    known = clusters.inventory()
     return tuple(
-        ClusterHost(name=site.name, slots=site.slots, facts=facts)
-        for site, facts in clusters.facts_of(clusters.connect(name))
-    )
+        ClusterHost(
+            name=report.host, slots=known.entry(report.host).slots, facts=report.facts,
+            problems=[clusters.sentence(problem) for problem in report.problems],
+        )
+        for report in reports
+        if report.facts is not None
+    )  # fmt: skip
 
 
 def _named_dataset(

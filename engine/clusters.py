@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -12,10 +13,9 @@ from pydantic import ValidationError
 
 from engine.errors import EnvironmentProblem, HostError, InputError
 from engine.store import home, make_folder, write_atomically
-from engine.strict_yaml import read, refuse, sentences, to_yaml
-from hosts.inventory import LOCAL, HostEntry, Inventory
+from engine.strict_yaml import Source, read, refuse, sentences, to_yaml
+from hosts.inventory import LOCAL, HostEntry, Inventory, reference_problems
 from hosts.local import LocalTransport
-from hosts.probe import HostFacts, probe
 from hosts.site import Site
 from hosts.transport import HostProblem, Transport
 from models.settings import nearest
@@ -27,7 +27,22 @@ __all__ = ["HostEntry", "Inventory"]  # for the front ends, which see no hosts
 
 AT_ONCE = 8  # connections opened side by side: sshd drops more than ten that are not logged in
 WORK_FOLDER = ".local/share/aiok"  # in the user's home on a host
-Password = Callable[[HostEntry], str]
+Password = Callable[[HostEntry], str | None]
+"""Asks a person for the password of a host; None when nobody is there to type it."""
+
+
+class TypedOnce:
+    """A Password that asks one question at a time, and that of a host once; kept in memory only."""
+
+    def __init__(self, ask: Password) -> None:
+        self._ask, self._lock = ask, threading.Lock()
+        self._typed: dict[str, str | None] = {}
+
+    def __call__(self, entry: HostEntry) -> str | None:
+        with self._lock:
+            if entry.name not in self._typed:
+                self._typed[entry.name] = self._ask(entry)
+            return self._typed[entry.name]
 
 
 def local_site() -> Site:
@@ -62,14 +77,24 @@ def inventory() -> Inventory:
     if not path.exists():
         return Inventory()
     try:
-        source = read(path, "inventory")
-        return Inventory.model_validate(source.data)
-    except ValidationError as error:
-        raise EnvironmentProblem(
-            refuse(source, sentences(Inventory, source, {}, error)).what, todo=f"mend {path}"
-        ) from None
+        return checked(read(path, "inventory"))
     except InputError as error:
-        raise EnvironmentProblem(error.what, why=error.why, todo=error.todo) from None
+        todo = error.todo or f"mend {path}"
+        raise EnvironmentProblem(error.what, why=error.why, todo=todo) from None
+
+
+def checked(source: Source) -> Inventory:
+    """Data as an inventory; InputError with every problem: keys, values, names of nothing."""
+    problems: list[str] = []
+    made = Inventory()
+    try:
+        made = Inventory.model_validate(source.data)
+    except ValidationError as error:
+        problems += sentences(Inventory, source, {}, error)
+    problems += [f"{source.place(key)}: {text}" for key, text in reference_problems(source.data)]
+    if problems:
+        raise refuse(source, problems)
+    return made
 
 
 def write_inventory(new: Inventory) -> None:
@@ -156,8 +181,10 @@ def find_python(entry: HostEntry, transport: Transport) -> str:
             return words[0]
         seen.append(f"{python} is {' '.join(words[1:2])} {'.'.join(words[2:])}".strip())
     raise HostProblem(
-        entry.name, "there is no CPython 3.11", "; ".join(seen),
-        "install it (Debian 12: apt-get install python3), or name one: python in the inventory",
+        entry.name, "there is no CPython 3.11" + (f" at {entry.python}" if entry.python else ""),
+        "; ".join(seen),
+        "install it (Debian 12: apt-get install python3; without root: uv python install 3.11), or "
+        "name one: python in the inventory",
     )  # fmt: skip
 
 
@@ -202,28 +229,22 @@ def leave(sites: Sequence[Site]) -> None:
 
 
 def unreachable(problems: Sequence[HostProblem]) -> HostError:
-    """The problems of several hosts as one error, a sentence each."""
-    return HostError(
-        "\n".join(str(problem) for problem in problems),
-        why="; ".join(dict.fromkeys(p.why for p in problems if p.why)),
-        todo="; ".join(dict.fromkeys(p.todo for p in problems if p.todo)),
-    )
+    """The problems of hosts as one error: each host's own what, why and to do."""
+    if len(problems) == 1:
+        only = problems[0]
+        return HostError(str(only), why=only.why, todo=only.todo)
+    return HostError("\n".join(sentence(problem) for problem in problems))
 
 
-def facts_of(sites: Sequence[Site]) -> list[tuple[Site, HostFacts]]:
-    """Each site with its facts, asked side by side; the connections are closed afterwards."""
+def sentence(problem: HostProblem) -> str:
+    """A host's problem on one line."""
+    text = str(problem) + (f" ({problem.why})" if problem.why else "")
+    return text + (f"; {problem.todo}" if problem.todo else "")
 
-    def one(site: Site) -> HostFacts | HostProblem:
-        try:
-            return probe(site.transport, site.python, str(site.home))
-        except HostProblem as problem:
-            return problem
-        finally:
-            site.transport.close()
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = list(zip(sites, pool.map(one, sites), strict=True))
-    problems = [facts for _, facts in found if isinstance(facts, HostProblem)]
-    if problems:
-        raise unreachable(problems)
-    return [(site, facts) for site, facts in found if isinstance(facts, HostFacts)]
+def used_twice(host: str, owners: Sequence[str]) -> HostProblem:
+    """A host of several clusters, each of which would think that the cores are its own."""
+    return HostProblem(
+        host, f"it is in {' and '.join(owners)}", "a host works for one cluster at a time",
+        f"leave it in one of them: {inventory_path()}",
+    )  # fmt: skip

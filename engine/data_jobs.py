@@ -20,7 +20,8 @@ from engine.facts import data_facts, data_files
 from engine.plan import read_plan
 from engine.recipe import Columns
 from engine.store import home, make_folder, open_run_folder, process_identity, remove_tree
-from engine.work import Launch, Listener, clean, run_worker, write_spec
+from engine.work import Launch, Listener, run_worker, write_spec
+from hosts.transport import clean
 from models import catalog, messages
 from models.settings import nearest
 

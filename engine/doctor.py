@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from engine import environments
@@ -13,15 +12,7 @@ from engine.api import host_facts
 from engine.code import ROOT
 from engine.errors import AiokError
 from engine.store import home, make_folder
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check. `level` is ok, note or problem."""
-
-    level: str
-    what: str
-    todo: str = ""
+from hosts.preflight import Finding, machine
 
 
 def findings() -> list[Finding]:
@@ -57,23 +48,7 @@ def _places() -> list[Finding]:
 
 
 def _machine() -> list[Finding]:
-    facts = host_facts()
-    isa = ", ".join(facts.isa) or "no AVX2"
-    found = [
-        Finding("ok", f"{facts.cpu_model}, {facts.physical_cores} cores, {isa}"),
-        Finding("ok" if facts.memory_gib >= 4 else "problem", f"{facts.memory_gib:.1f} GiB memory",
-                "" if facts.memory_gib >= 4 else "4 GiB is the least that trains"),
-    ]  # fmt: skip
-    if not facts.has_bf16:
-        found.append(Finding("note", "no AMX or AVX512-BF16: training runs in fp32"))
-    found.append(
-        Finding("ok", facts.java) if facts.java else
-        Finding("note", "no Java: Apache Spark (etl.engine=spark) is out of reach",
-                "apt-get install openjdk-17-jre-headless; the embedded engine needs none")
-    )  # fmt: skip
-    if facts.load1 > len(facts.cores):
-        found.append(Finding("note", f"load {facts.load1:.1f} on {len(facts.cores)} cores",
-                             "others work here: timings will be worse"))  # fmt: skip
+    found = machine(host_facts())
     if os.environ.get("TERM", "") in ("", "dumb"):
         found.append(Finding("note", "this terminal is dumb", "use aiok new, run, show"))
     return found

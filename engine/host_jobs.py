@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from engine import clusters
 from engine.clusters import Password
 from engine.code import deploy
-from engine.errors import AiokError, EnvironmentProblem, HostError, InputError
+from engine.errors import AiokError, EnvironmentProblem, InputError
 from engine.store import home, make_folder, remove_tree, write_atomically
+from engine.strict_yaml import Source
 from hosts import provision
-from hosts.inventory import Cluster, Host, HostEntry, Inventory
+from hosts.inventory import HostEntry, Inventory
 from hosts.site import Site
 from hosts.transport import HostProblem
 from models.settings import nearest
@@ -46,15 +45,13 @@ def describe(name: str, fields: dict[str, Any]) -> Inventory:
         raise InputError(
             f"there is already a host {name}", todo=f"aiok hosts remove {name}, or another name"
         )
-    try:
-        host = Host.model_validate(fields)
-        return Inventory.model_validate(
-            {**known.model_dump(), "hosts": {**known.model_dump()["hosts"], name: host}}
-        )
-    except ValidationError as error:
-        item = error.errors()[0]
-        place = ".".join(str(part) for part in item["loc"]) or name
-        raise InputError(f"{place}: {item['msg'].removeprefix('Value error, ')}") from None
+    data = known.to_data()
+    hosts = {**data.get("hosts", {}), name: fields}
+    return _checked({**data, "hosts": hosts})
+
+
+def _checked(data: Mapping[str, Any]) -> Inventory:
+    return clusters.checked(Source("inventory", "inventory", data))
 
 
 def show_key(new: Inventory, name: str, password: Password | None = None) -> HostKey:
@@ -64,7 +61,7 @@ def show_key(new: Inventory, name: str, password: Password | None = None) -> Hos
     entry = new.entry(name)
     jump = clusters.transport_to(entry.jump, new, password) if entry.jump else None
     try:
-        fingerprint, line = scan_host_key(entry, jump)
+        fingerprint, line = scan_host_key(entry, clusters.known_hosts_path(), jump)
     except HostProblem as problem:
         raise clusters.unreachable([problem]) from None
     finally:
@@ -76,37 +73,37 @@ def show_key(new: Inventory, name: str, password: Password | None = None) -> Hos
 def add(new: Inventory, key: HostKey, cluster: str | None) -> None:
     """Write the host into the inventory and pin its key."""
     if cluster is not None:
-        known = new.clusters.get(cluster)
-        members = [*(known.hosts if known else ()), key.entry.name]
-        grown = (known or Cluster(hosts=members)).model_copy(update={"hosts": members})
-        new = _checked(new.model_copy(update={"clusters": {**new.clusters, cluster: grown}}))
+        data = new.to_data()
+        groups = data.get("clusters", {})
+        group = groups.get(cluster, {"hosts": []})
+        members = dict.fromkeys([*group["hosts"], key.entry.name])
+        grown = {**groups, cluster: {**group, "hosts": list(members)}}
+        new = _checked({**data, "clusters": grown})
     _pin(key.line)
-    clusters.write_inventory(new)
-
-
-def _checked(new: Inventory) -> Inventory:
-    try:
-        return Inventory.model_validate(new.model_dump())
-    except ValidationError as error:
-        text = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise InputError(text) from None
+    if new != clusters.inventory():  # a file that only lacked the pin keeps its comments
+        clusters.write_inventory(new)
 
 
 def _pin(line: str) -> None:
+    name = line.split()[0]
+    _write_pins([*(old for old in _pins() if old.split()[:1] != [name]), line])
+
+
+def _pins() -> list[str]:
+    path = clusters.known_hosts_path()
+    return path.read_text(encoding="ascii").splitlines() if path.exists() else []
+
+
+def _write_pins(lines: Sequence[str]) -> None:
     path = clusters.known_hosts_path()
     make_folder(path.parent).chmod(0o700)
-    name = line.split()[0]
-    kept = [
-        old
-        for old in (path.read_text(encoding="ascii").splitlines() if path.exists() else [])
-        if old.split()[:1] != [name]
-    ]
-    write_atomically(path, "\n".join([*kept, line]) + "\n")
+    write_atomically(path, "".join(f"{line}\n" for line in lines))
+    path.chmod(0o600)
 
 
 def remove(name: str) -> None:
     """Forget a host and its key; EnvironmentProblem while its cluster is up."""
-    from hosts.ssh import known_name
+    from hosts.login import known_name
 
     known = clusters.inventory()
     if name not in known.hosts:
@@ -120,22 +117,19 @@ def remove(name: str) -> None:
             f"{name} belongs to {cluster}, which is up", todo=f"aiok hosts down {name} first"
         )
     entry = known.entry(name)
-    data = known.model_dump()
-    data["hosts"].pop(name)
-    data["clusters"] = {
-        key: {**value, "hosts": [host for host in value["hosts"] if host != name]}
-        for key, value in data["clusters"].items()
-        if value["hosts"] != [name]
-    }
-    try:
-        clusters.write_inventory(Inventory.model_validate(data))
-    except ValidationError as error:
-        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-    path = clusters.known_hosts_path()
-    if path.exists():
-        lines = path.read_text(encoding="ascii").splitlines()
-        gone = known_name(entry.address, entry.port)
-        write_atomically(path, "".join(f"{x}\n" for x in lines if x.split()[:1] != [gone]))
+    data = known.to_data()
+    groups = data.get("clusters", {})
+    left = {key: {**group, "hosts": [host for host in group["hosts"] if host != name]}
+            for key, group in groups.items()}  # fmt: skip
+    clusters.write_inventory(_checked({
+        **data, "hosts": {key: host for key, host in data["hosts"].items() if key != name},
+        "clusters": {key: group for key, group in left.items() if group["hosts"]},
+    }))  # fmt: skip
+    left_over = clusters.inventory()
+    gone = known_name(entry.address, entry.port)
+    used = {known_name(e.address, e.port) for e in map(left_over.entry, left_over.hosts)}
+    if gone not in used:
+        _write_pins([line for line in _pins() if line.split()[:1] != [gone]])
 
 
 # --- up and down ----------------------------------------------------------------------------------
@@ -184,14 +178,12 @@ def up(
 def _refuse_shared_hosts(name: str, known: Inventory) -> None:
     hosts = {entry.name for entry in clusters.entries(name, known)}
     shared = [
-        f"{host} is in {' and '.join(owners)}: a host works for one cluster at a time"
+        clusters.used_twice(host, owners)
         for host, owners in known.doubly_used().items()
         if host in hosts
     ]
     if shared:
-        raise EnvironmentProblem(
-            "\n".join(shared), todo=f"leave it in one of them: {clusters.inventory_path()}"
-        )
+        raise clusters.unreachable(shared)
 
 
 def _wanted(
@@ -220,11 +212,10 @@ def _wanted(
 
 def _members(cluster: str, known: Inventory) -> list[Member]:
     from hosts.bringup import Member
-    from hosts.ssh import known_name
+    from hosts.login import known_name
 
-    path = clusters.known_hosts_path()
     pinned: dict[str, str] = {}
-    for line in path.read_text(encoding="ascii").splitlines() if path.exists() else []:
+    for line in _pins():
         names, _, key = line.partition(" ")
         pinned |= dict.fromkeys(names.split(","), key)
     members = []
@@ -233,7 +224,7 @@ def _members(cluster: str, known: Inventory) -> list[Member]:
         if pin is None:
             raise EnvironmentProblem(
                 f"the host key of {entry.name} is not pinned",
-                todo=f"aiok hosts remove {entry.name}, then add it again",
+                todo=f"compare and pin it: aiok hosts add {entry.name}",
             )
         members.append(Member(entry=entry, host_key=pin))
     return members
@@ -298,17 +289,14 @@ def refuse(outcomes: Sequence[Outcome]) -> None:
 
 
 def told(problems: Sequence[Outcome]) -> AiokError:
-    """Several hosts' problems as one error: a sentence each, then what to do."""
-    whats, whys, todos = [], [], []
-    for outcome in problems:
-        problem = outcome.problem
-        assert problem is not None
-        what = problem.what
-        whats.append(what if what.startswith(f"{outcome.host}:") else f"{outcome.host}: {what}")
-        whys.append(problem.why)
-        todos.append(problem.todo)
-    return HostError(
-        "\n".join(whats),
-        why="; ".join(dict.fromkeys(filter(None, whys))),
-        todo="; ".join(dict.fromkeys(filter(None, todos))),
-    )
+    """Several hosts' problems as one error: a sentence each."""
+    return clusters.unreachable([
+        HostProblem(outcome.host, _without(outcome.host, found.what), found.why, found.todo)
+        for outcome in problems
+        if (found := outcome.problem) is not None
+    ])  # fmt: skip
+
+
+def _without(host: str, what: str) -> str:
+    """A provisioning problem names its host itself."""
+    return what.removeprefix(f"{host}: ")

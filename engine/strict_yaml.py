@@ -23,6 +23,13 @@ class Source:
     data: Mapping[str, Any]
     lines: Mapping[str, int] = field(default_factory=dict)
 
+    def place(self, dotted: str) -> str:
+        """A dotted key with its line, or that of what it should stand in."""
+        known = dotted
+        while known and known not in self.lines:
+            known = known.rpartition(".")[0]
+        return f"{dotted} (line {self.lines[known]})" if known else dotted or "the whole"
+
 
 def read(path: Path, what: str = "recipe") -> Source:
     """Read a YAML file: data only, no tags, no duplicate keys."""
@@ -60,11 +67,14 @@ def parse(text: str, name: str, file: str = "recipe", what: str = "recipe") -> S
             todo="start from `aiok new` or a shipped recipe" if what == "recipe" else "",
         )
     if not isinstance(data, dict):
-        raise InputError(f"{file}: a {what} is a mapping of keys, not a {type(data).__name__}")
+        raise InputError(f"{file}: the {what} is a mapping of keys, not a {type(data).__name__}")
     return Source(name, file, data, lines)
 
 
 def _collect_lines(node: yaml.Node, prefix: str, lines: dict[str, int], file: str) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            lines[f"{prefix}{number}"] = item.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
@@ -96,15 +106,14 @@ def _sentence(
     root: type[BaseModel], source: Source, origins: Mapping[str, str], item: Any
 ) -> tuple[str, str]:
     """One problem as (key with its line or origin, what is wrong and what is valid)."""
-    parts = [str(part) for part in item["loc"] if not _is_union_tag(str(part))]
+    parts: list[str] = []
+    for part in map(str, item["loc"]):
+        written = ".".join([*parts, part]) in source.lines  # a host may be named `int`
+        if written or not _is_union_tag(part):
+            parts.append(part)
     dotted = ".".join(parts)
-    line = source.lines.get(dotted)
-    place = dotted or "the whole"
     origin = origins.get(dotted, "recipe")
-    if origin != "recipe":
-        place += f" ({origin})"
-    elif line:
-        place += f" (line {line})"
+    place = source.place(dotted) if origin == "recipe" else f"{dotted} ({origin})"
     if item["type"] == "extra_forbidden":
         return place, f"unknown key, {nearest(parts[-1], _valid_keys(root, parts[:-1]))}"
     if item["type"] == "missing":

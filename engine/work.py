@@ -16,18 +16,14 @@ from engine.store import home
 from hosts.group import JobGroup
 from hosts.job import Frame, Job, JobSpec
 from hosts.site import Site
-from hosts.transport import HostProblem
+from hosts.transport import HostProblem, clean
 from models import messages
+
+__all__ = ["clean"]  # for the front ends, which see no hosts
 
 SILENT_S = 3.0
 STOP_PATIENCE_S = 60.0
 JOB_NAME = re.compile(r"(.+)\.[^.]+\.[0-9]+(?:\.rendezvous)?")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def clean(text: str) -> str:
-    """Text from a host or a program without control bytes; it is data, never a command."""
-    return CONTROL.sub("", text)
 
 
 def jobs_folder() -> Path:

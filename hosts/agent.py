@@ -538,7 +538,9 @@ def java_version():  # type: () -> str
     if not program:
         return ""
     try:
-        said = subprocess.run([program, "-version"], capture_output=True, timeout=20, check=False)
+        # Without that option a JVM leaves /tmp/hsperfdata_USER behind.
+        argv = [program, "-XX:-UsePerfData", "-version"]
+        said = subprocess.run(argv, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.SubprocessError):
         return ""
     lines = (said.stderr or said.stdout).decode(errors="replace").splitlines()

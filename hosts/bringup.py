@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from hosts import provision
 from hosts.folders import is_there, send_folder
 from hosts.inventory import HostEntry
 from hosts.lockfile import Lock
+from hosts.login import known_name
 from hosts.site import Site
-from hosts.ssh import known_name
 from hosts.transport import HostProblem
 
 PLACER = Path(__file__).with_name("placer.py")
 Progress = Callable[[str, float, float], None]
+AT_ONCE = 8  # hosts looked at side by side
 ALIVE_S = 5  # the interval of the launch channel's own dead-peer detection
 
 
@@ -194,13 +196,24 @@ def _rsh(site: Site) -> str:
 
 
 def check_pairs(sites: Sequence[Site]) -> list[HostProblem]:
-    """Whether every host reaches every other one as mpirun will; a problem for each failed way."""
-    ways = [(site, other) for site in sites for other in sites if other is not site]
-    return [problem for way in ways if (problem := _check_way(*way))]
+    """Whether every host reaches every other one as mpirun will; a problem for each failed way.
+
+    The hosts look side by side, each at one other after the other: an sshd drops a crowd.
+    """
+
+    def look(site: Site) -> list[HostProblem]:
+        return [found for other in sites if other is not site
+                if (found := _check_way(site, other))]  # fmt: skip
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return [problem for found in pool.map(look, sites) for problem in found]
 
 
 def _check_way(site: Site, other: Site) -> HostProblem | None:
-    done = site.transport.run([str(site.ssh / "rsh"), other.address, "true"])
+    try:
+        done = site.transport.run([str(site.ssh / "rsh"), other.address, "true"])
+    except HostProblem as problem:
+        return problem
     if not done.code:
         return None
     return HostProblem(

@@ -1,11 +1,11 @@
 """The program that runs commands on a host for one connection: it is sent to `python3 -` there.
 
 One JSON request a line on stdin, {"id", "argv", "env", "stdin" (base64), "timeout_s"}; one JSON
-answer a line on stdout, {"id", "code", "stdout", "stderr" (base64)} or {"id", "missing"},
-{"id", "denied"}, {"id", "late"}. Commands run side by side. When stdin ends, the caller is gone:
-what still runs is ended. Nothing asked for IDLE_S: {"bye"}, and nothing is read any more, so that
-a connection that was cut leaves no process behind. Starting a process costs a few milliseconds
-where a new SSH channel costs tens, since sshd forks and logs in for each.
+answer a line on stdout, {"id", "code", "stdout", "stderr" (base64)} or one of {"id", "missing"},
+{"id", "denied"}, {"id", "late"}, {"id", "failed"}. Commands run side by side. When stdin ends, the
+caller is gone: what still runs is ended. Nothing asked for IDLE_S: {"bye"}, and nothing is read any
+more, so that a connection that was cut leaves no process behind. Starting a process costs a few
+milliseconds where a new SSH channel costs tens, since sshd forks and logs in for each.
 
 Standard library only, Python >= 3.8: it runs on a bare host.
 """
@@ -100,11 +100,17 @@ def serve():  # type: () -> None
     for request in requests():
 
         def work(request=request):  # type: (Dict[str, Any]) -> None
-            result = answer(request)
+            try:
+                result = answer(request)
+            except Exception as error:  # whoever asked waits for an answer, whatever went wrong
+                result = {"failed": "%s: %s" % (type(error).__name__, error)}
             with contextlib.suppress(OSError):
                 say(dict(result, id=request["id"]))
 
-        threading.Thread(target=work, daemon=True).start()
+        try:
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError as error:  # no more threads for this user
+            say({"id": request["id"], "failed": str(error)})
     with LOCK:
         for process in RUNNING:
             kill(process)

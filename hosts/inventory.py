@@ -13,6 +13,7 @@ from __future__ import annotations
 import getpass
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -92,12 +93,14 @@ class Cluster(_Part):
     """Hosts that work together. `shared` is a folder that all of them see, such as an NFS mount;
     `interface` the network interface between them, found by itself when left out."""
 
-    hosts: Annotated[list[Name], Field(min_length=1)]
+    hosts: list[Name]
     shared: Folder | None = None
     interface: str | None = None
 
     @model_validator(mode="after")
-    def _once(self) -> Cluster:
+    def _some_once(self) -> Cluster:
+        if not self.hosts:
+            raise ValueError("has no hosts")
         twice = sorted({name for name in self.hosts if self.hosts.count(name) > 1})
         if twice:
             raise ValueError(f"hosts named more than once: {', '.join(twice)}")
@@ -128,22 +131,6 @@ class Inventory(_Part):
     hosts: dict[Name, Host] = {}
     clusters: dict[Name, Cluster] = {}
 
-    @model_validator(mode="after")
-    def _references(self) -> Inventory:
-        problems = [
-            f"clusters.{name}: there is no host {host}"
-            for name, cluster in self.clusters.items()
-            for host in cluster.hosts
-            if host not in self.hosts
-        ]
-        problems += [f"clusters.{name} is also the name of a host" for name in self.clusters
-                     if name in self.hosts]  # fmt: skip
-        for name in self.hosts:
-            problems += self._jump_problems(name)
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
     def doubly_used(self) -> dict[str, list[str]]:
         """The hosts that are in several clusters, each of which would think it owns the cores."""
         owners: dict[str, list[str]] = {}
@@ -151,17 +138,6 @@ class Inventory(_Part):
             for host in cluster.hosts:
                 owners.setdefault(host, []).append(name)
         return {host: clusters for host, clusters in owners.items() if len(clusters) > 1}
-
-    def _jump_problems(self, name: str) -> list[str]:
-        seen, at = [name], self.jump_of(name)
-        while at is not None:
-            if at not in self.hosts:
-                return [f"hosts.{seen[-1]}.jump: there is no host {at}"]
-            if at in seen:
-                return [f"hosts.{name}.jump leads in a circle: {' -> '.join([*seen, at])}"]
-            seen.append(at)
-            at = self.jump_of(at)
-        return []
 
     def jump_of(self, name: str) -> str | None:
         """The host through which another one is reached; the default jump needs none itself."""
@@ -198,3 +174,56 @@ class Inventory(_Part):
     def to_data(self) -> Mapping[str, Any]:
         """What inventory.yaml holds: only what was said."""
         return self.model_dump(exclude_defaults=True, exclude_none=True)
+
+
+# --- references -----------------------------------------------------------------------------------
+
+
+def reference_problems(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(dotted key, what is wrong) for every name that stands for nothing, or for two things.
+
+    `data` is an inventory as written; where its shape is wrong, other checks say so.
+    """
+    hosts, clusters = _mapping(data.get("hosts")), _mapping(data.get("clusters"))
+    default = _mapping(data.get("defaults")).get("jump")
+    found = []
+    if isinstance(default, str) and default not in hosts:
+        found.append(("defaults.jump", _no_host(default, hosts)))
+        default = None
+    for name in hosts:
+        problem = _jump_problem(name, hosts, default)
+        if problem:
+            found.append((f"hosts.{name}.jump", problem))
+    for name, cluster in clusters.items():
+        members = _mapping(cluster).get("hosts")
+        for number, host in enumerate(members if isinstance(members, list) else []):
+            if isinstance(host, str) and host not in hosts:
+                found.append((f"clusters.{name}.hosts.{number}", _no_host(host, hosts)))
+        if name in hosts:
+            found.append((f"clusters.{name}", "is also the name of a host"))
+    return found
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _no_host(name: str, hosts: Mapping[Any, Any]) -> str:
+    close = get_close_matches(name, [str(host) for host in hosts], n=1, cutoff=0.5)
+    return f"there is no host {name}" + (f", did you mean {close[0]}?" if close else "")
+
+
+def _jump_problem(name: str, hosts: Mapping[Any, Any], default: Any) -> str:
+    """What is wrong with the way to a host; only the first step of it is the host's own."""
+    own = _mapping(hosts[name]).get("jump")
+    if isinstance(own, str) and own not in hosts:
+        return _no_host(own, hosts)
+    seen = [name]
+    while True:
+        at = seen[-1]
+        after = _mapping(hosts[at]).get("jump") or (default if default != at else None)
+        if not isinstance(after, str) or after not in hosts:
+            return ""
+        if after in seen:
+            return f"leads in a circle: {' -> '.join([*map(str, seen), after])}"
+        seen.append(after)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hosts.job import AGENT
-from hosts.transport import HostProblem, Transport
+from hosts.transport import HostProblem, Transport, clean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,9 @@ def probe(transport: Transport, python: str, folder: str) -> HostFacts:
     )
     try:
         said: dict[str, Any] = json.loads(done.stdout)
-        return HostFacts(**{f.name: said[f.name] for f in fields(HostFacts)})
+        told: dict[str, Any] = {name: clean(value) if isinstance(value, str) else value
+                                for name, value in said.items()}  # fmt: skip
+        return HostFacts(**{f.name: told[f.name] for f in fields(HostFacts)})
     except (ValueError, KeyError, TypeError):
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise HostProblem(transport.host, f"the probe failed: {last}") from None

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import errno
-import hashlib
 import itertools
 import json
 import os
@@ -27,9 +25,20 @@ from typing import Any
 import paramiko
 
 from hosts.inventory import HostEntry
+from hosts.login import (
+    CONNECT_S,
+    Password,
+    PinnedOnly,
+    check_pinned,
+    credentials,
+    explain,
+    fingerprint,
+    known_name,
+    login_problem,
+    nothing_to_offer,
+)
 from hosts.transport import Channel, Completed, HostProblem, Transport
 
-CONNECT_S = 8.0
 KEEPALIVE_S = 2
 DEAD_LINK_MS = 6000  # what was sent must be acknowledged within this time
 SERVER = Path(__file__).with_name("command_server.py")
@@ -39,19 +48,6 @@ LOADER = (
     "while len(s) < n: s += os.read(0, n - len(s))\n"
     "exec(compile(s, 'command_server', 'exec'))"
 )
-
-Password = Callable[[HostEntry], str]
-
-
-def fingerprint(key: paramiko.PKey) -> str:
-    """A host key as OpenSSH shows it: SHA256:..."""
-    digest = hashlib.sha256(key.asbytes()).digest()
-    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
-
-
-def known_name(address: str, port: int) -> str:
-    """How a host is called in known_hosts."""
-    return address if port == 22 else f"[{address}]:{port}"
 
 
 class SshChannel(Channel):
@@ -194,56 +190,35 @@ class SshTransport(Transport):
 
     def _connect(self) -> paramiko.SSHClient:
         problem: HostProblem | None = None
-        for keys in self._credentials():
+        for way in credentials(self.entry, self._identity, self._type):
             client = paramiko.SSHClient()
-            client.set_missing_host_key_policy(paramiko.RejectPolicy())
+            client.set_missing_host_key_policy(PinnedOnly())
             if self._known_hosts.exists():
                 client.load_host_keys(str(self._known_hosts))
             try:
                 client.connect(
                     self.entry.address, self.entry.port, self.entry.user,
                     timeout=CONNECT_S, banner_timeout=CONNECT_S, auth_timeout=CONNECT_S,
-                    allow_agent=False, look_for_keys=False, sock=self._through_jump(), **keys,
+                    allow_agent=False, look_for_keys=False, sock=socket_to(self.entry, self._jump),
+                    **way.words,
                 )  # fmt: skip
-            except (paramiko.SSHException, OSError) as error:
+            except (paramiko.SSHException, OSError, ValueError) as error:
                 client.close()
-                problem = explain(self.entry, error, keys)
-                if not isinstance(error, paramiko.AuthenticationException):
-                    raise problem from None
+                problem = login_problem(self.entry, error, way)
+                if problem is None:  # no other way to log in would help
+                    raise explain(self.entry, error) from None
                 continue
             self._keep_alive(client)
             return client
-        raise problem or HostProblem(
-            self.host, "there is no way to log in", "neither a key nor a password is given",
-            f"give the host a key: aiok hosts add {self.host} ... --key FILE",
-        )  # fmt: skip
+        if problem is None or (self.entry.password and self._typed is None):
+            problem = nothing_to_offer(self.entry)
+        raise problem
 
-    def _credentials(self) -> Iterator[dict[str, Any]]:
-        """What to try, one after the other: aiok's own key, the user's key or agent, a password."""
-        if self._identity is not None and self._identity.exists():
-            yield {"key_filename": str(self._identity)}
-        if self.entry.agent:
-            yield from ({"pkey": key} for key in agent_keys(self.entry))
-        elif self.entry.key is not None:
-            yield {"key_filename": str(Path(self.entry.key).expanduser())}
-        if self.entry.password:
-            if self._typed is None and self._ask is not None:
-                self._typed = self._ask(self.entry)
-            if self._typed is not None:
-                yield {"password": self._typed}
-
-    def _through_jump(self) -> Any:
-        if self._jump is None:
-            return None
-        try:
-            return self._jump.connection().open_channel(
-                "direct-tcpip", (self.entry.address, self.entry.port), ("127.0.0.1", 0),
-                timeout=CONNECT_S,
-            )  # fmt: skip
-        except paramiko.SSHException as error:
-            raise HostProblem(
-                self.host, f"its jump host {self._jump.host} cannot reach it", str(error)
-            ) from None
+    def _type(self) -> str | None:
+        """The password, asked for once."""
+        if self._typed is None and self._ask is not None:
+            self._typed = self._ask(self.entry)
+        return self._typed
 
     @staticmethod
     def _keep_alive(client: paramiko.SSHClient) -> None:
@@ -302,6 +277,8 @@ class SshTransport(Transport):
             return HostProblem(self.host, f"{program} took longer than {timeout_s:g} s")
         if "denied" in said:
             return HostProblem(self.host, f"{program} may not be run")
+        if "failed" in said:
+            return HostProblem(self.host, f"{program} could not be run", str(said["failed"]))
         return HostProblem(self.host, f"there is no program {program}")
 
     def _server(self) -> _Commands | None:
@@ -342,12 +319,26 @@ class SshTransport(Transport):
         self, argv: Sequence[str], env: Mapping[str, str], stdin: bytes, timeout_s: float
     ) -> Completed:
         """A channel for this one command: slower, needs nothing but a shell."""
+        done = self._exec(argv, env, stdin, timeout_s)
+        if done.code == 127 and not self._has(argv[0]):
+            raise HostProblem(self.host, f"there is no program {argv[0]}")
+        return done
+
+    def _has(self, program: str) -> bool:
+        """Whether a host without python3 has a program: 127 may be the program's own exit code."""
+        asked = ["/bin/sh", "-c", 'command -v -- "$1"', "sh", program]
+        return self._exec(asked, {}, b"", CONNECT_S).code == 0
+
+    def _exec(
+        self, argv: Sequence[str], env: Mapping[str, str], stdin: bytes, timeout_s: float
+    ) -> Completed:
         try:
             channel = self.connection().open_session(timeout=CONNECT_S)
             channel.settimeout(timeout_s)
             channel.exec_command(_shell_line(argv, env))
-            channel.sendall(stdin)
-            channel.shutdown_write()
+            with contextlib.suppress(OSError):  # it does not read all of its input
+                channel.sendall(stdin)
+                channel.shutdown_write()
             out = channel.makefile("rb").read()
             err = channel.makefile_stderr("rb").read()
             code = channel.recv_exit_status()
@@ -355,8 +346,6 @@ class SshTransport(Transport):
             raise HostProblem(self.host, f"{argv[0]} took longer than {timeout_s:g} s") from None
         except (paramiko.SSHException, EOFError, OSError):
             raise _lost(self.host) from None
-        if code == 127:
-            raise HostProblem(self.host, f"there is no program {argv[0]}")
         return Completed(code, out.decode(errors="replace"), err.decode(errors="replace"))
 
     def start(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Channel:
@@ -414,85 +403,45 @@ def _shell_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
     return f"exec {shlex.join(words)}"
 
 
-# --- what a connection can end with ---------------------------------------------------------------
-
-
-def explain(entry: HostEntry, error: Exception, keys: Mapping[str, Any]) -> HostProblem:
-    """A failed connection in plain words: what, why, what to do."""
-    name, place = entry.name, f"{entry.address} port {entry.port}"
-    if isinstance(error, paramiko.BadHostKeyException):
-        return HostProblem(
-            name, "its host key has changed: not connected",
-            f"pinned {fingerprint(error.expected_key)}, now {fingerprint(error.key)}",
-            f"if the host was installed anew: aiok hosts remove {name}, then add it again; "
-            "otherwise somebody is in between",
-        )  # fmt: skip
-    if isinstance(error, paramiko.PasswordRequiredException):
-        return HostProblem(
-            name, f"the key {entry.key} has a passphrase", "",
-            f"load it into your ssh-agent (ssh-add {entry.key}) and set agent: true for {name}",
-        )  # fmt: skip
-    if isinstance(error, paramiko.AuthenticationException):
-        used = "the password" if "password" in keys else f"the key {entry.key or 'of the agent'}"
-        return HostProblem(
-            name, f"it refuses {entry.user} with {used}", "",
-            f"check user and key; put the public key into ~{entry.user}/.ssh/authorized_keys there",
-        )  # fmt: skip
-    if isinstance(error, paramiko.SSHException) and "known_hosts" in str(error):
-        return HostProblem(
-            name, "its host key is not known", "", f"compare and pin it: aiok hosts add {name}"
-        )
-    return HostProblem(name, *_network_problem(place, entry, error))
-
-
-def _network_problem(place: str, entry: HostEntry, error: Exception) -> tuple[str, str, str]:
-    numbers = {getattr(error, "errno", None)}
-    if isinstance(error, paramiko.ssh_exception.NoValidConnectionsError):
-        numbers = {getattr(inner, "errno", None) for inner in error.errors.values()}
-    if errno.ECONNREFUSED in numbers:
-        todo = "start sshd there, or correct the port in the inventory"
-        return f"{place} refuses connections", "no SSH server listens there", todo
-    if isinstance(error, socket.gaierror):
-        return f"there is no host named {entry.address}", "", "correct its address in the inventory"
-    if isinstance(error, FileNotFoundError):
-        return f"there is no key file {entry.key}", "", "correct the key in the inventory"
-    if isinstance(error, TimeoutError) or numbers & {errno.EHOSTUNREACH, errno.ENETUNREACH}:
-        todo = "check that it is up, and its address and network"
-        return f"{place} cannot be reached", f"no answer for {CONNECT_S:g} s", todo
-    if isinstance(error, paramiko.SSHException) and "banner" in str(error):
-        return f"{place} is no SSH server, or is too busy", str(error), "try again, check the port"
-    return f"no connection to {place}", str(error) or type(error).__name__, ""
-
-
-def agent_keys(entry: HostEntry) -> list[paramiko.PKey]:
-    """The keys of the user's running ssh-agent that this host may be offered.
-
-    Where the inventory names a key whose public half lies beside it, only that one.
-    """
-    keys: list[paramiko.PKey] = list(paramiko.Agent().get_keys())
-    if entry.key is None:
-        return keys
-    public = Path(f"{entry.key}.pub").expanduser()
-    if not public.exists():
-        return keys
-    wanted = public.read_text(encoding="utf-8").split()[1]
-    return [key for key in keys if key.get_base64() == wanted]
-
-
-def scan_host_key(entry: HostEntry, jump: SshTransport | None = None) -> tuple[str, str]:
-    """What a host shows before any login: its fingerprint, and its line for known_hosts."""
+def socket_to(entry: HostEntry, jump: SshTransport | None) -> Any:
+    """The way through a jump host, None where there is none; HostProblem names both hosts."""
+    if jump is None:
+        return None
+    name, place = jump.host, (entry.address, entry.port)
     try:
-        if jump is not None:
-            sock: Any = jump.connection().open_channel(
-                "direct-tcpip", (entry.address, entry.port), ("127.0.0.1", 0), timeout=CONNECT_S
-            )
-        else:
-            sock = socket.create_connection((entry.address, entry.port), CONNECT_S)
+        return jump.connection().open_channel(
+            "direct-tcpip", place, ("127.0.0.1", 0), timeout=CONNECT_S
+        )
+    except HostProblem as problem:
+        what = f"its jump host {name}: {problem.what}"
+        raise HostProblem(entry.name, what, problem.why, problem.todo) from None
+    except paramiko.SSHException as error:
+        why = getattr(error, "text", "") or str(error)
+        todo = f"check the address and port of {entry.name} as {name} sees it"
+        what = f"its jump host {name} cannot reach it"
+        raise HostProblem(entry.name, what, why, todo) from None
+
+
+# --- the first meeting ----------------------------------------------------------------------------
+
+
+def scan_host_key(
+    entry: HostEntry, known_hosts: Path, jump: SshTransport | None = None
+) -> tuple[str, str]:
+    """What a host shows before any login: its fingerprint, and its line for known_hosts.
+
+    HostProblem when it does not answer, or another key of it is pinned.
+    """
+    try:
+        sock = socket_to(entry, jump) or socket.create_connection(
+            (entry.address, entry.port), CONNECT_S
+        )
         with contextlib.closing(paramiko.Transport(sock)) as transport:
             transport.banner_timeout = CONNECT_S
             transport.start_client(timeout=CONNECT_S)
             key = transport.get_remote_server_key()
     except (paramiko.SSHException, OSError) as error:
-        raise explain(entry, error, {}) from None
+        raise explain(entry, error) from None
+    check_pinned(entry, key, known_hosts)
     line = f"{known_name(entry.address, entry.port)} {key.get_name()} {key.get_base64()}"
     return fingerprint(key), line

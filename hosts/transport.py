@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """Text from a host or a program without control bytes; it is data, never a command."""
+    return _CONTROL.sub("", text)
+
 
 class HostProblem(Exception):
     """A host did not do what it was asked: what is wrong, why, what to do."""
 
     def __init__(self, host: str, what: str, why: str = "", todo: str = "") -> None:
-        super().__init__(f"{host}: {what}")
-        self.host, self.what, self.why, self.todo = host, what, why, todo
+        self.host, self.what, self.why, self.todo = host, clean(what), clean(why), clean(todo)
+        super().__init__(f"{host}: {self.what}")
 
 
 @dataclass(frozen=True)

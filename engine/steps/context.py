@@ -15,11 +15,12 @@ from engine import events as ev
 from engine.environments import environment_folder
 from engine.plan import Plan, Step
 from engine.store import EventLog, RunFolder, cache_folder
-from engine.work import Launch, Listener, LogFile, clean, run_worker, write_spec
+from engine.work import Launch, Listener, LogFile, run_worker, write_spec
 from hosts import mpi
 from hosts.inventory import LOCAL
 from hosts.probe import HostFacts
 from hosts.site import Site
+from hosts.transport import clean
 from models import catalog, messages
 
 PROGRESS_S = 0.5

@@ -83,7 +83,6 @@ def test_a_bare_setting_in_set_means_the_models() -> None:
         (GOOD + "model: {name: dlrn}\n", "there is no model dlrn, did you mean dlrm?"),
         (GOOD + "model: {profile: optimised}\n", "did you mean optimized?"),
         (GOOD + "goal: {metric: acu}\n", "dlrm has no metric acu, did you mean auc?"),
-        (GOOD + "cluster: mars\n", "cluster (line 2)"),
         (GOOD + "seed: .nan\n", "seed (line 2)"),
         (GOOD + "seed: 2020-13-45\n", "month must be in 1..12"),
         ("a: " + "[" * 3000, "nested too deeply"),

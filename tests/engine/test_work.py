@@ -16,8 +16,9 @@ from engine import work
 from engine.clusters import local_site
 from engine.code import deploy
 from engine.errors import AiokError, InputError, RunStopped, StepFailed
-from engine.work import Launch, Listener, clean, run_worker
+from engine.work import Launch, Listener, run_worker
 from hosts import agent
+from hosts.transport import clean
 from models.messages import Message, Note
 
 ROOT = Path(__file__).resolve().parents[2]
