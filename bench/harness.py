@@ -6,9 +6,9 @@ writes NAME_VARIANT.json. `scripts/bench --table` writes README's table (bench/t
 A benchmark is bench/NAME.py with a docstring (its first line is the title), ENVIRONMENTS (the
 first is where it runs, the others are installed for its workers; "app" = the app's own) and
 `measure()`, which returns rows of {name, value, unit} and, where they apply, {baseline, ratio,
-goal, met, data, command, spread, note, readme}. `met` is None where the spread is larger than the effect, and in
-every row with a spread when other processes took more than BUSY of the CPU: then nobody may judge,
-for threads that wait for each other lose many times what was taken from them.
+goal, met, data, command, spread, note, readme}. `met` is None where the spread is larger than the
+effect, and in every row with a spread when other processes took more than BUSY of the CPU: then
+nobody may judge, for threads that wait for each other lose many times what was taken from them.
 This file adds machine, versions and date, and writes bench/results/NAME.json.
 """
 
