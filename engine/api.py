@@ -36,6 +36,7 @@ from engine.store import (
     read_events,
     read_lines,
     run_folders,
+    run_name,
     safe_name,
     write_atomically,
 )
@@ -204,7 +205,7 @@ def start(
     make_folder(home())
     made = _plan(source, overrides, verify)
     refuse(made)
-    target = _own_folder(folder) if folder else create_run_folder(source.name)
+    target = _own_folder(folder) if folder else create_run_folder(run_name(source.name))
     code = deploy()
     made = Plan(**{**made.__dict__, "code": code.name})
     data: dict[str, Any] = {}

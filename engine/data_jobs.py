@@ -18,7 +18,15 @@ from engine.errors import InputError
 from engine.facts import data_facts, data_files
 from engine.plan import read_plan
 from engine.recipe import Columns
-from engine.store import home, make_folder, open_run_folder, process_identity, remove_tree
+from engine.store import (
+    check_writable,
+    home,
+    make_folder,
+    open_run_folder,
+    process_identity,
+    regular_file,
+    remove_tree,
+)
 from engine.work import Launch, Listener, clean, run_worker, write_spec
 from hosts.local import LocalTransport
 from models import catalog, messages
@@ -88,11 +96,11 @@ def _run(worker: str, model: str, spec: Mapping[str, Any], listener: JobListener
     install_environment(entry.environment, transport, listener.progress)
     code = deploy()
     job = f"{worker}-{os.getpid()}-{time.time_ns()}"
-    scratch = make_folder(home() / "work" / job)
-    spec_file = write_spec(scratch / "spec.json", spec)
+    scratch = home() / "work" / job
     cores = str(_cores())
     prefix = environment_folder(entry.environment)
     try:
+        spec_file = write_spec(make_folder(scratch) / "spec.json", spec)
         return run_worker(
             transport,
             code / "agent.py",
@@ -175,12 +183,11 @@ def predict(
     dataset = json.loads(json.dumps(plan.step("etl").settings["dataset"]))
     files = data_files(rows)
     data_facts(files)
-    output = output.expanduser().absolute()
-    if output.is_dir():
-        raise InputError(f"{output} is a folder", todo="name a .csv file")
-    if output.resolve() in [path.resolve() for path in files]:
+    output = regular_file(output)
+    if output in [path.resolve() for path in files]:
         raise InputError(f"{output} is the input", todo="name another file for the scores")
     make_folder(output.parent)
+    check_writable(output)
     spec = {
         "bundle": str(bundle.resolve()),
         "dataset": {**dataset, "paths": [str(p) for p in files]},

@@ -7,12 +7,14 @@ The run process alone writes recipe, plan, events and lock; a reader needs no lo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
 import shutil
 import time
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +58,54 @@ def make_folder(path: Path) -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole: a reader sees the old text or the new, never a part."""
+    """Replace a file as a whole: a reader sees the old text or the new, never a part.
+
+    A link stays and its file is replaced. InputError where no regular file can stand,
+    EnvironmentProblem when it cannot be written; neither leaves anything behind.
+    """
+    target = regular_file(path)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with open(scratch, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, target)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def regular_file(path: Path) -> Path:
+    """The file to write for a path, links followed; InputError where another thing stands."""
+    target = Path(os.path.realpath(path.expanduser()))
+    if target.is_dir():
+        raise InputError(f"{path} is a folder", todo="name a file in it")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path} is a device or a pipe, not a file", todo="name a file")
+    return target
+
+
+def check_writable(path: Path) -> None:
+    """EnvironmentProblem when no file can be made beside this one."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(scratch, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+    try:
+        scratch.touch()
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> EnvironmentProblem:
+    """What the system refused, with the file and what to do."""
+    todo = "check the path and its permissions"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        todo = "free disk space (aiok clean), or set AIOK_HOME to a larger disk"
+    return EnvironmentProblem(f"cannot write {path}: {error.strerror or error}", todo=todo)
 
 
 @dataclass(frozen=True)
@@ -127,6 +170,12 @@ def safe_name(name: str) -> str:
     if not RUN_NAME.fullmatch(name):
         raise InputError(f"{name!r} is not a valid name", todo="use letters, digits, . _ and -")
     return name
+
+
+def run_name(title: str) -> str:
+    """A name for the runs of a recipe: its file's name, without what a run's id cannot hold."""
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:60] or "recipe"
 
 
 def create_run_folder(name: str) -> RunFolder:

@@ -1,0 +1,99 @@
+"""Where a user's output goes: into regular files alone, whole or not at all, and told if not."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from engine import api, data_jobs, store
+from engine.errors import EnvironmentProblem, InputError
+from engine.store import create_run_folder, run_name, write_atomically
+
+GENERATED = "dataset: {generate: {rows: 2000}}\n"
+
+
+@pytest.fixture
+def finished(aiok_home: Path) -> Path:
+    """A run with an exported model; returns rows to score."""
+    aiok_home.mkdir()
+    recipe = aiok_home / "x.yaml"
+    recipe.write_text(GENERATED)
+    folder = aiok_home / "runs" / "done-1"
+    bundle = folder / "artifacts" / "optimize"
+    bundle.mkdir(parents=True)
+    (folder / "plan.json").write_text(api.plan(str(recipe)).to_json())
+    (bundle / "bundle.json").write_text("{}")
+    rows = aiok_home / "new.tsv"
+    rows.write_text("1\t2\n")
+    return rows
+
+
+def predict(rows: Path, output: Path) -> None:
+    data_jobs.predict("done-1", rows, output, 1, data_jobs.JobListener())
+
+
+def test_predict_never_replaces_what_is_no_file(finished: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link.csv"
+    link.symlink_to(pipe)
+    for output in (pipe, link):
+        with pytest.raises(InputError, match="a device or a pipe, not a file"):
+            predict(finished, output)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+
+def test_predict_writes_the_file_a_link_means(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(data_jobs, "_run", lambda worker, model, spec, _: asked.append(spec))
+    link = tmp_path / "link.csv"
+    link.symlink_to(tmp_path / "real.csv")
+    predict(finished, link)
+    assert asked[0]["output"] == str((tmp_path / "real.csv").resolve())
+
+
+def test_predict_into_an_unwritable_place_is_told_before_any_work(finished: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"cannot write /proc/.*x\.csv"):
+        predict(finished, Path("/proc/self/x.csv"))
+
+
+def test_a_written_file_keeps_its_link_and_replaces_no_pipe(tmp_path: Path) -> None:
+    real, link, pipe = tmp_path / "real", tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(real)
+    write_atomically(link, "text")
+    assert link.is_symlink()
+    assert real.read_text() == "text"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="not a file"):
+        write_atomically(pipe, "text")
+    assert pipe.is_fifo()
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(EnvironmentProblem) as caught:
+        write_atomically(tmp_path / "a.yaml", "text")
+    assert f"cannot write {tmp_path / 'a.yaml'}: No space left on device" in str(caught.value)
+    assert "free disk space (aiok clean)" in caught.value.todo
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [("my rec", "my-rec"), ("grün", "grun"), ("-r", "r"), ("日本", "recipe"), ("a" * 90, "a" * 60),
+     ("x\x1b[2J", "x-2J"), ("ok_1.v2", "ok_1.v2")],
+)  # fmt: skip
+def test_any_recipe_file_gives_its_runs_a_name(aiok_home: Path, title: str, name: str) -> None:
+    assert run_name(title) == name
+    assert create_run_folder(run_name(title)).id == f"{name}-1"
