@@ -49,10 +49,12 @@ def make_folder(path: Path) -> Path:
         if not os.access(path, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
+        ours = path.is_relative_to(home())
         raise EnvironmentProblem(
             f"cannot write to {path}: {error.strerror}",
-            why="aiok keeps runs, caches and environments there",
-            todo="make the folder writable, or set AIOK_HOME to one that is",
+            why="aiok keeps runs, caches and environments there" if ours else "",
+            todo="make the folder writable, or "
+            + ("set AIOK_HOME to one that is" if ours else "name another one"),
         ) from None
     return path
 
