@@ -17,7 +17,7 @@ from engine.environments import environment_folder, install_environment
 from engine.errors import InputError
 from engine.facts import data_facts, data_files
 from engine.plan import read_plan
-from engine.recipe import Columns
+from engine.recipe import Columns, first_problem
 from engine.store import (
     check_writable,
     home,
@@ -67,9 +67,7 @@ def parse_columns(text: str | None) -> dict[str, Any] | None:
     try:
         Columns.model_validate(found)
     except ValidationError as error:
-        item = error.errors()[0]
-        place = ".".join(map(str, item["loc"])) or "columns"
-        raise InputError(f"--columns: {place}: {item['msg']}") from None
+        raise InputError(f"--columns: {first_problem(error)}") from None
     return found
 
 
@@ -175,11 +173,15 @@ def predict(
     """Score raw rows with the bundle of a run; the CSV appears whole or not at all."""
     folder = open_run_folder(run)
     bundle = folder.artifacts("optimize")
-    if not (bundle / "bundle.json").is_file():
+    if not bundle.is_dir() and not bundle.is_symlink():
         raise InputError(
             f"{run} has no exported model", todo=f"its step optimize must be done: aiok show {run}"
         )
     plan = read_plan(folder.plan)
+    if not plan.step("optimize").reuse:
+        raise InputError(
+            f"the exported model of {run} is damaged", todo=f"aiok resume {run} makes it again"
+        )
     dataset = json.loads(json.dumps(plan.step("etl").settings["dataset"]))
     files = data_files(rows)
     data_facts(files)

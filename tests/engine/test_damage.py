@@ -181,20 +181,6 @@ def test_a_job_names_its_run(name: str, run: str) -> None:
     assert run_of_job(name) == run
 
 
-def test_predict_never_writes_over_its_input(aiok_home: Path) -> None:
-    plan = (aiok_home / "x.yaml", "dataset: {generate: {rows: 2000}}\n")
-    aiok_home.mkdir()
-    plan[0].write_text(plan[1])
-    folder = make_run(aiok_home, "done-1", plan=api.plan(str(plan[0])).to_json())
-    (folder / "artifacts" / "optimize").mkdir(parents=True)
-    (folder / "artifacts" / "optimize" / "bundle.json").write_text("{}")
-    rows = aiok_home / "new.tsv"
-    rows.write_text("1\t2\n")
-    with pytest.raises(InputError, match="is the input"):
-        data_jobs.predict("done-1", rows, rows, 1, data_jobs.JobListener())
-    assert rows.read_text() == "1\t2\n"
-
-
 def test_a_damaged_data_set_hides_no_other(aiok_home: Path) -> None:
     folder = aiok_home / "datasets"
     folder.mkdir(parents=True)

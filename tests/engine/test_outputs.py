@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from engine import api, data_jobs, store
+from engine import events as ev
 from engine.errors import EnvironmentProblem, InputError
+from engine.plan import Plan, read_result
+from engine.run import _seal
 from engine.store import create_run_folder, run_name, write_atomically
 
 GENERATED = "dataset: {generate: {rows: 2000}}\n"
@@ -21,14 +24,28 @@ def finished(aiok_home: Path) -> Path:
     aiok_home.mkdir()
     recipe = aiok_home / "x.yaml"
     recipe.write_text(GENERATED)
-    folder = aiok_home / "runs" / "done-1"
-    bundle = folder / "artifacts" / "optimize"
-    bundle.mkdir(parents=True)
-    (folder / "plan.json").write_text(api.plan(str(recipe)).to_json())
-    (bundle / "bundle.json").write_text("{}")
+    make_finished_run(aiok_home, "done-1", api.plan(str(recipe)))
     rows = aiok_home / "new.tsv"
     rows.write_text("1\t2\n")
     return rows
+
+
+def make_finished_run(aiok_home: Path, name: str, plan: Plan) -> None:
+    """A run whose outputs lie whole in the cache, without a worker having made them."""
+    folder = store.RunFolder(aiok_home / "runs" / name)
+    folder.report.parent.mkdir(parents=True)
+    folder.report.touch()
+    folder.plan.write_text(plan.to_json())
+    log = store.EventLog(folder.events)
+    log.append(ev.RunEnded(t=1.0, status="done", exit_code=0))
+    log.close()
+    for step in plan.steps:
+        if step.identity:
+            output = aiok_home / "cache" / step.identity
+            output.mkdir(parents=True)
+            (output / "model.bin").write_bytes(b"0" * 100)
+            _seal(output, {"rows": 3})
+            folder.artifacts(step.id).symlink_to(output)
 
 
 def predict(rows: Path, output: Path) -> None:
@@ -45,6 +62,12 @@ def test_predict_never_replaces_what_is_no_file(finished: Path, tmp_path: Path) 
             predict(finished, output)
     assert pipe.is_fifo()
     assert link.is_symlink()
+
+
+def test_predict_never_writes_over_its_input(finished: Path) -> None:
+    with pytest.raises(InputError, match="is the input"):
+        predict(finished, finished)
+    assert finished.read_text() == "1\t2\n"
 
 
 def test_predict_writes_the_file_a_link_means(
@@ -99,3 +122,32 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(
 def test_any_recipe_file_gives_its_runs_a_name(aiok_home: Path, title: str, name: str) -> None:
     assert run_name(title) == name
     assert create_run_folder(run_name(title)).id == f"{name}-1"
+
+
+@pytest.mark.parametrize("damage", ["{", '{"rows": 3', "3", None, "files", "short"])
+def test_a_damaged_output_is_not_whole_and_can_be_made_again(
+    finished: Path, aiok_home: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None
+) -> None:
+    launched = []
+    monkeypatch.setattr(api, "_launch", launched.append)
+    plan = api.plan(str(aiok_home / "x.yaml"))
+    output = aiok_home / "cache" / plan.step("optimize").identity
+    assert read_result(output.name) == {"rows": 3}
+    with pytest.raises(InputError, match="is finished"):
+        api.resume("done-1")
+    if damage == "files":
+        (output / "files.json").unlink()
+    elif damage == "short":
+        (output / "model.bin").write_bytes(b"0")
+    elif damage is None:
+        (output / "model.bin").unlink()
+    else:
+        (output / "result.json").write_text(damage)
+    assert read_result(output.name) is None
+    assert not plan.step("optimize").reuse
+    assert plan.step("train").reuse
+    with pytest.raises(InputError, match="model of done-1 is damaged") as caught:
+        predict(finished, aiok_home / "scores.csv")
+    assert caught.value.todo == "aiok resume done-1 makes it again"
+    assert api.resume("done-1") == "done-1"
+    assert [folder.id for folder in launched] == ["done-1"]
