@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine import strict_json
 from engine.code import digest_of, files_of
 from engine.errors import InputError
 from engine.store import cache_folder
@@ -92,7 +93,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The text of plan.json."""
-        return json.dumps(asdict(self), indent=1)
+        return strict_json.dumps(asdict(self), indent=1)
 
 
 def from_json(text: str) -> Plan:

@@ -7,7 +7,6 @@ The run process alone writes recipe, plan, events and lock; a reader needs no lo
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EnvironmentProblem, InputError
+from engine.errors import EnvironmentProblem, InputError, system_problem
 from engine.events import Event, decode, encode
 from engine.state import RunState, RunStatus, fold
 
@@ -104,10 +103,7 @@ def check_writable(path: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> EnvironmentProblem:
     """What the system refused, with the file and what to do."""
-    todo = "check the path and its permissions"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        todo = "free disk space (aiok clean), or set AIOK_HOME to a larger disk"
-    return EnvironmentProblem(f"cannot write {path}: {error.strerror or error}", todo=todo)
+    return system_problem(error, f"cannot write {path}")
 
 
 @dataclass(frozen=True)

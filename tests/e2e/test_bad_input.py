@@ -135,7 +135,7 @@ def test_a_disk_too_small_is_told_before_anything_runs(
 ) -> None:
     small = use_home(home, small_disk, monkeypatch)
     done = small.aiok("run", "quickstart")
-    assert_one_error(done, 3, "the disk has 0.08 GiB free")
+    assert_one_error(done, 3, "MiB free, the run needs about")
     assert api.runs() == []
 
 

@@ -32,6 +32,9 @@ GARBAGE = {
     "an unannounced step": b'{"kind":"step_started","t":1.0,"step":"etl","identity":"x"}\n',
     "no objects": b'3\n[]\n"x"\nnull\n{"kind":[],"t":1.0}\n',
     "wrong types": b'{"kind":"run_ended","t":"a","status":"done","exit_code":1}\n',
+    "an impossible exit code": (
+        b'{"kind":"run_ended","t":1.0,"status":"failed","exit_code":99999}\n'
+    ),
     "unknown status": b'{"kind":"run_ended","t":1.0,"status":"zz","exit_code":1}\n',
     "steps without names": (
         b'{"kind":"run_created","t":1.0,"run":"x","recipe":"r","steps":[{"a":1},3]}\n'
@@ -59,6 +62,7 @@ def test_a_damaged_journal_hides_no_run(aiok_home: Path, what: str) -> None:
     make_run(aiok_home, "bad-1", GARBAGE[what])
     assert {run.id for run in api.runs()} == {"good-1", "bad-1"}
     assert api.state("bad-1").id in ("bad-1", "x")
+    assert api.state("bad-1").exit_code is None
 
 
 def test_a_folder_in_the_place_of_the_journal(aiok_home: Path) -> None:
