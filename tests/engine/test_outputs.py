@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import api, data_jobs, store
+from engine import api, code, data_jobs, store
 from engine import events as ev
 from engine.errors import EnvironmentProblem, InputError
 from engine.plan import Plan, read_result
@@ -151,3 +151,30 @@ def test_a_damaged_output_is_not_whole_and_can_be_made_again(
     assert caught.value.todo == "aiok resume done-1 makes it again"
     assert api.resume("done-1") == "done-1"
     assert [folder.id for folder in launched] == ["done-1"]
+
+
+def test_a_full_disk_leaves_no_half_copied_code(
+    aiok_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_source: Path, _target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(code.shutil, "copyfile", full)
+    with pytest.raises(EnvironmentProblem, match="No space left on device"):
+        code.deploy()
+    assert list((aiok_home / "code").iterdir()) == []
+
+
+def test_a_data_job_that_cannot_begin_leaves_no_scratch(
+    aiok_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _spec: object) -> Path:
+        raise store.cannot_write(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    monkeypatch.setattr(data_jobs, "install_environment", lambda *_: False)
+    monkeypatch.setattr(data_jobs, "environment_folder", lambda _: tmp_path)
+    monkeypatch.setattr(data_jobs, "write_spec", full)
+    (tmp_path / "a.tsv").write_text("1\n")
+    with pytest.raises(EnvironmentProblem, match=r"spec\.json: No space left"):
+        data_jobs.check(str(tmp_path / "a.tsv"), "criteo", None, data_jobs.JobListener())
+    assert list((aiok_home / "work").iterdir()) == []
