@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,16 @@ def test_a_full_disk_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str])
 def test_usage_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert aiok("plan") == 2
     assert capsys.readouterr().err.startswith("Usage: aiok plan ")
+
+
+def test_new_refuses_a_pipe_before_it_asks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert aiok("new", "-o", str(tmp_path / "pipe.yaml")) == 2
+    shown = capsys.readouterr()
+    assert "a device or a pipe, not a file" in shown.err
+    assert shown.out == ""
 
 
 def test_scores_are_told_in_figures(capsys: pytest.CaptureFixture[str]) -> None:
