@@ -136,6 +136,7 @@ def run_worker(
     except BaseException:
         with contextlib.suppress(HostProblem):
             job.sweep()
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
         job.close()
