@@ -10,30 +10,38 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import InputError
 from models import catalog
-from models.settings import nearest, resolve
+from models.settings import nearest, resolve, shown
 
 SHIPPED = Path(__file__).with_name("recipes")
 ADVISED = "auto"
 
 
+Name = Annotated[str, Field(min_length=1)]
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=False, frozen=True, allow_inf_nan=False)
 
 
 class Columns(_Part):
     """Which columns of a table are what."""
 
-    label: str
-    numeric: list[str] = []
-    categorical: list[str] = []
-    time: str | None = None
+    label: Name
+    numeric: list[Name] = []
+    categorical: list[Name] = []
+    time: Name | None = None
+
+    def names(self) -> list[str]:
+        """All columns, each once."""
+        named = [self.label, *self.numeric, *self.categorical, self.time]
+        return list(dict.fromkeys(name for name in named if name is not None))
 
     @model_validator(mode="after")
     def _distinct(self) -> Columns:
@@ -57,8 +65,8 @@ class Dataset(_Part):
     """Exactly one of `path`, `name` (a registered data set) and `generate`."""
 
     format: Literal["criteo", "table"] = "criteo"
-    path: str | None = None
-    name: str | None = None
+    path: Name | None = None
+    name: Name | None = None
     columns: Columns | None = None
     generate: Generate | None = None
 
@@ -68,6 +76,8 @@ class Dataset(_Part):
         if len(given) != 1:
             said = " and ".join(given) if given else "none of them"
             raise ValueError(f"needs exactly one of path, name and generate; the recipe has {said}")
+        if self.format == "table" and self.generate is not None:
+            raise ValueError("generate makes data in the criteo format; a table needs a path")
         if self.format == "table" and self.columns is None and self.name is None:
             raise ValueError("format table needs columns: {label, numeric, categorical}")
         if self.format == "criteo" and self.columns is not None:
@@ -191,6 +201,8 @@ def find(argument: str) -> Source:
 
 def read(path: Path) -> Source:
     """Read a YAML file: data only, no tags, no duplicate keys."""
+    if path.exists() and not path.is_file():  # to read from a pipe would wait for ever
+        raise InputError(f"cannot read {path}: it is not a file", todo="name a .yaml file")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -313,9 +325,9 @@ def load(
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         problems = _sentences(source, origins, error)
-        problems += _model_problems(data.get("model"))
+        problems += _model_problems(source, origins, data.get("model"))
         raise refuse(source, problems) from None
-    problems = _model_problems(data.get("model"))
+    problems = _model_problems(source, origins, data.get("model"))
     if recipe.model.name in catalog.names():
         problems += _goal_problems(recipe)
     if problems:
@@ -341,14 +353,7 @@ def _sentences(source: Source, origins: Mapping[str, str], error: ValidationErro
 def _sentence(source: Source, origins: Mapping[str, str], item: Any) -> tuple[str, str]:
     """One problem as (key with its line or origin, what is wrong and what is valid)."""
     parts = [str(part) for part in item["loc"] if not _is_union_tag(str(part))]
-    dotted = ".".join(parts)
-    line = source.lines.get(dotted)
-    place = f"{dotted or 'recipe'}"
-    origin = origins.get(dotted, "recipe")
-    if origin != "recipe":
-        place += f" ({origin})"
-    elif line:
-        place += f" (line {line})"
+    place = _place(source, origins, ".".join(parts))
     if item["type"] == "extra_forbidden":
         return place, f"unknown key, {nearest(parts[-1], _valid_keys(parts[:-1]))}"
     if item["type"] == "missing":
@@ -356,7 +361,33 @@ def _sentence(source: Source, origins: Mapping[str, str], item: Any) -> tuple[st
     message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if isinstance(item["input"], Mapping):
         return place, message
-    return place, f"{message}, not {item['input']!r}"[:300]
+    return place, f"{message}, not {shown(item['input'])}"
+
+
+def _place(source: Source, origins: Mapping[str, str], dotted: str) -> str:
+    """A key with what set it: its line in the file, or the variable or --set that gave it.
+
+    What was given for a part of the key, or for a whole that holds it, counts where the file
+    does not have the key itself.
+    """
+    line, origin = source.lines.get(dotted), origins.get(dotted)
+    if origin is None and not line:
+        origin = next(
+            (said for key, said in origins.items() if said != "recipe"
+             and (key.startswith(f"{dotted}.") or dotted.startswith(f"{key}."))),
+            None,
+        )  # fmt: skip
+    if origin not in (None, "recipe"):
+        return f"{dotted} ({origin})"
+    return f"{dotted} (line {line})" if line else dotted or "recipe"
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing wrong, with its key, for what did not come from a recipe file."""
+    item = error.errors()[0]
+    text = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    place = ".".join(map(str, item["loc"]))
+    return f"{place}: {text}" if place else text
 
 
 def _is_union_tag(part: str) -> bool:
@@ -375,22 +406,28 @@ def _valid_keys(parents: Sequence[str]) -> list[str]:
     return list(part.model_fields)
 
 
-def _model_problems(model: Any) -> list[str]:
+def _model_problems(source: Source, origins: Mapping[str, str], model: Any) -> list[str]:
     """What the catalog and the model's settings say against the model part."""
+
+    def at(key: str) -> str:
+        return _place(source, origins, f"model.{key}")
+
     if not isinstance(model, Mapping):
         return []
     name = model.get("name", Model.model_fields["name"].default)
     if name not in catalog.names():
-        return [f"model.name: there is no model {name}, {nearest(str(name), catalog.names())}"]
+        return [f"{at('name')}: there is no model {name}, {nearest(name, catalog.names())}"]
     spec = catalog.load(name)
     problems = []
     profile = model.get("profile", Model.model_fields["profile"].default)
-    if profile not in spec.profiles:
-        hint = nearest(str(profile), list(spec.profiles))
-        problems.append(f"model.profile: {name} has no profile {profile}, {hint}")
+    if profile not in list(spec.profiles):
+        hint = nearest(profile, list(spec.profiles))
+        problems.append(f"{at('profile')}: {name} has no profile {profile}, {hint}")
     settings = model.get("settings") or {}
     if isinstance(settings, Mapping):
-        problems += [f"model.settings: {text}" for text in resolve(spec.settings, settings)[1]]
+        for key, value in settings.items():
+            said = resolve(spec.settings, {key: value})[1]
+            problems += [f"{at(f'settings.{key}')}: {text}" for text in said]
     return problems
 
 

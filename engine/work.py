@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import AiokError, HostError, InputError, RunStopped, StepFailed
-from engine.store import home, make_folder
+from engine.store import home, make_folder, write_atomically
 from hosts.job import Frame, Job, JobSpec
 from hosts.transport import HostProblem, Transport
 from models import messages
@@ -136,6 +136,7 @@ def run_worker(
     except BaseException:
         with contextlib.suppress(HostProblem):
             job.sweep()
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
         job.close()
@@ -237,6 +238,6 @@ class LogFile:
 
 def write_spec(path: Path, spec: Mapping[str, Any]) -> Path:
     """The one JSON file a worker gets."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(spec, indent=1), encoding="utf-8")
+    make_folder(path.parent)
+    write_atomically(path, json.dumps(spec, indent=1))
     return path
