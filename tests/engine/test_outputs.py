@@ -74,7 +74,7 @@ def test_predict_writes_the_file_a_link_means(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(data_jobs, "_run", lambda worker, model, spec, _: asked.append(spec))
+    monkeypatch.setattr(data_jobs, "_run", lambda worker, model, spec, *_: asked.append(spec))
     link = tmp_path / "link.csv"
     link.symlink_to(tmp_path / "real.csv")
     predict(finished, link)
