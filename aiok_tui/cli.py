@@ -236,21 +236,21 @@ def predict(
     json: Json = False,
 ) -> None:
     """Score raw new rows with the exported model of a finished run."""
-    from aiok_tui import output
+    from aiok_tui import job_output
     from engine import data_jobs
 
-    listener = output.ProgressPrinter(json)
+    listener = job_output.ProgressPrinter(json)
     result = data_jobs.predict(run, input, output_file, batch_size, listener)
-    output.print_result(result, json, f"wrote {output_file}")
+    job_output.print_predicted(result, json, f"wrote {output_file}")
 
 
 @app.command()
 def report(run: Run, json: Json = False) -> None:
     """Say where the report of a run lies (--json: print its JSON twin)."""
+    from aiok_tui import output
     from engine import api
 
-    path = api.report(run)
-    print(path.with_suffix(".json").read_text(encoding="utf-8") if json else path)
+    output.print_report(api.report(run), json)
 
 
 @app.command()
@@ -271,12 +271,12 @@ def data_make(
     json: Json = False,
 ) -> None:
     """Make data in a model's public format, with a signal to learn."""
-    from aiok_tui import output
+    from aiok_tui import job_output
     from engine import data_jobs
 
-    listener = output.ProgressPrinter(json)
+    listener = job_output.ProgressPrinter(json)
     result = data_jobs.make(model, rows, seed, output_folder, listener)
-    output.print_result(result, json, f"wrote {output_folder}")
+    job_output.print_result(result, json, f"wrote {output_folder}")
 
 
 @data_app.command("profile")
@@ -287,11 +287,11 @@ def data_profile(
     json: Json = False,
 ) -> None:
     """Count and describe every column."""
-    from aiok_tui import output
+    from aiok_tui import job_output
     from engine import data_jobs
 
-    listener = output.ProgressPrinter(json)
-    output.print_profile(data_jobs.profile(path, format, columns, listener), json)
+    listener = job_output.ProgressPrinter(json)
+    job_output.print_profile(data_jobs.profile(path, format, columns, listener), json)
 
 
 @data_app.command("check")
@@ -302,11 +302,13 @@ def data_check(
     json: Json = False,
 ) -> None:
     """Read all rows strictly; name file, line and column of what is wrong."""
-    from aiok_tui import output
+    from aiok_tui import job_output
     from engine import data_jobs
 
-    listener = output.ProgressPrinter(json)
-    output.print_result(data_jobs.check(path, format, columns, listener), json, "no problem found")
+    listener = job_output.ProgressPrinter(json)
+    job_output.print_result(
+        data_jobs.check(path, format, columns, listener), json, "no problem found"
+    )
 
 
 @data_app.command("add")
@@ -317,10 +319,11 @@ def data_add(
     columns: Columns = None,
 ) -> None:
     """Register files under a name; recipes say `dataset: {name: NAME}`."""
+    from aiok_tui import output
     from engine import data_jobs, datasets
 
     added = datasets.add(name, path, format, data_jobs.parse_columns(columns))
-    print(f"{added.name}: {added.path} ({added.format})")
+    output.print_datasets([added], False)
 
 
 @data_app.command("list")
@@ -447,14 +450,14 @@ def env_install(
     ] = False,
 ) -> None:
     """Install environments ahead of a run."""
-    from aiok_tui import output
+    from aiok_tui import job_output, output
     from engine import environments
 
     for name in names:
         if size := environments.size_to_install_here(name):
             output.words(f"{name}: {size}")
         fresh = environments.install_here(
-            name, output.progress_line(name), wheels or [], accept_large_torch
+            name, job_output.progress_line(name), wheels or [], accept_large_torch
         )
         print(f"{name}: {'installed' if fresh else 'already installed'}")
 
@@ -473,7 +476,7 @@ def main(argv: list[str] | None = None) -> Any:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left half-written
     try:
-        return app(args=argv, standalone_mode=True)
+        return app(args=argv, prog_name="aiok", standalone_mode=True)
     except KeyboardInterrupt:
         return _leave(130)
     except Exception as error:  # noqa: BLE001 - the border: a person reads one clear text

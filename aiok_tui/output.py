@@ -12,12 +12,12 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import api
+from engine import api, strict_json
 from engine import events as ev
-from engine.data_jobs import JobListener
-from engine.errors import AiokError, ExitCode, InputError
+from engine.errors import AiokError, ExitCode, InputError, system_problem
 from engine.roofline import roofline, rooflines
 from engine.state import RunState, RunStatus, StepState, StepStatus, fold
+from engine.work import clean
 
 WORDS = {
     StepStatus.WAITING: "waits",
@@ -30,8 +30,8 @@ WORDS = {
 
 
 def words(text: str) -> None:
-    """A line for a person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for a person, on stderr; whatever it quotes, no control byte reaches the terminal."""
+    print(clean(text), file=sys.stderr, flush=True)
 
 
 def tell_error(error: Exception) -> int:
@@ -40,8 +40,7 @@ def tell_error(error: Exception) -> int:
         words(f"aiok: {error}")
         return int(error.exit_code)
     if isinstance(error, OSError):
-        place = f" ({error.filename})" if error.filename else ""
-        words(f"aiok: {error.strerror or error}{place}")
+        words(f"aiok: {system_problem(error)}")
         return int(ExitCode.ENVIRONMENT)
     import traceback
 
@@ -72,7 +71,7 @@ def checkout_version() -> str:
 def print_json(value: Any) -> None:
     """One JSON line on stdout."""
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    print(json.dumps(plain, default=str), flush=True)
+    print(strict_json.dumps(plain), flush=True)
 
 
 def duration(seconds: float | None) -> str:
@@ -88,8 +87,8 @@ def duration(seconds: float | None) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """Columns aligned by width; the last one is not padded."""
-    lines = [list(head), *map(list, rows)] if head else [list(row) for row in rows]
+    """Columns aligned by width, without control bytes; the last one is not padded."""
+    lines = [[clean(cell) for cell in row] for row in ([head, *rows] if head else rows)]
     if not lines:
         return ""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -360,7 +359,7 @@ def print_stopped(run: str, stopped: bool) -> None:
 def print_plan(plan: api.Plan, as_json: bool) -> None:
     """Steps with estimates, values with origins, problems."""
     if as_json:
-        print(plan.to_json())
+        print_json(plan)
         return
     rows = [
         [s.id, s.title, "reused" if s.reuse else f"~{s.estimate.minutes:.1f} min",
@@ -403,7 +402,7 @@ def print_state(state: RunState, as_json: bool) -> None:
         plain["roofline"] = [one.to_json() for one in rooflines(state)]
         print_json(plain)
         return
-    print(f"{state.id}: {state.status}, recipe {state.recipe}   {state.command}")
+    print(clean(f"{state.id}: {state.status}, recipe {state.recipe}   {state.command}"))
     print(table(step_rows(state), ["step", "state", "time", "rows/s", "result"]))
     for step in state.steps.values():
         if step.status is StepStatus.RUNNING:
@@ -415,7 +414,7 @@ def print_state(state: RunState, as_json: bool) -> None:
         _print_join_plan(step)
     if state.problem:
         p = state.problem
-        print(AiokError(f"{p.step}: {p.what}", why=p.why, todo=p.todo, log=p.log))
+        print(clean(str(AiokError(f"{p.step}: {p.what}", why=p.why, todo=p.todo, log=p.log))))
 
 
 def _print_join_plan(step: StepState) -> None:
@@ -431,8 +430,6 @@ def _print_join_plan(step: StepState) -> None:
 
 def print_logs(run: str, step: str | None, follow: bool) -> None:
     """Log files one after the other, or one stream until the run ends."""
-    from engine.work import clean
-
     known = list(api.state(run).steps)
     if step and step not in known:
         raise InputError(f"{run} has no step {step}", todo=f"valid: {', '.join(known)}")
@@ -454,6 +451,12 @@ def print_logs(run: str, step: str | None, follow: bool) -> None:
         time.sleep(0.3)
 
 
+def print_report(path: Path, as_json: bool) -> None:
+    """Where the report lies, or its JSON twin as one line."""
+    twin = path.with_suffix(".json")
+    print_json(json.loads(twin.read_text(encoding="utf-8"))) if as_json else print(path)
+
+
 def print_models(found: Sequence[Any], name: str | None, as_json: bool) -> None:
     """The catalog, or one model with all of its settings."""
     chosen = [m for m in found if name in (None, m.name)]
@@ -470,41 +473,6 @@ def print_models(found: Sequence[Any], name: str | None, as_json: bool) -> None:
                      else str(s.default), s.bounds(), s.unit, "yes" if s.tunable else "", s.help]
                     for s in model.settings]  # fmt: skip
             print(table(rows, ["setting", "default", "allowed", "unit", "tunable", "what"]))
-
-
-def print_result(result: Mapping[str, Any], as_json: bool, done: str) -> None:
-    """The figures of a data job."""
-    if as_json:
-        print_json(dict(result))
-        return
-    print(table([[key, _plain(value)] for key, value in result.items() if not _is_long(value)]))
-    words(done)
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 8
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def print_profile(result: Mapping[str, Any], as_json: bool) -> None:
-    """One line a column."""
-    if as_json:
-        print_json(dict(result))
-        return
-    print(f"{result['rows']:,} rows, label rate {result['label_rate']:.4f}")
-    rows = [
-        [str(c["name"]), str(c["kind"]), _plain(c["missing"]), _plain(c["distinct"]),
-         "" if c.get("min") is None else _plain(c["min"]),
-         "" if c.get("max") is None else _plain(c["max"]),
-         " ".join(f"{v}:{n}" for v, n in (c.get("top") or [])[:3])]
-        for c in result["columns"]
-    ]  # fmt: skip
-    print(table(rows, ["column", "kind", "missing", "distinct", "min", "max", "most frequent"]))
 
 
 def print_datasets(found: Sequence[Any], as_json: bool) -> None:
@@ -557,41 +525,3 @@ def print_cleaned(found: Sequence[Any], dry: bool, as_json: bool) -> None:
         print_json(item) if as_json else print(f"{item.what:10} {item.gib:8.3f} GiB  {item.path}")
     total = sum(item.gib for item in found)
     words(f"{'would free' if dry else 'freed'} {total:.3f} GiB in {len(found)} places")
-
-
-# --- progress of data jobs and installations ----------------------------------------------------
-
-
-class ProgressPrinter(JobListener):
-    """Progress of one worker, on stderr."""
-
-    def __init__(self, as_json: bool) -> None:
-        self._line = progress_line("")
-        self._quiet = as_json
-
-    def progress(self, phase: str, done: float, total: float) -> None:
-        if not self._quiet:
-            self._line(phase, done, total)
-
-    def note(self, text: str) -> None:
-        words(text)
-
-
-def progress_line(name: str) -> Callable[[str, float, float], None]:
-    """A callback that rewrites one line on a terminal and says little elsewhere."""
-    live, told, last = sys.stderr.isatty(), 0.0, ""
-
-    def show(phase: str, done: float, total: float) -> None:
-        nonlocal told, last
-        whole = total > 0 and done >= total
-        if time.monotonic() - told < 0.2 and not whole:
-            return
-        part = f" {100 * done / total:.0f} %" if total > 0 else ""
-        if live:
-            sys.stderr.write(f"\r\x1b[K{name} {phase}{part}"[:110] + ("\r\x1b[K" if whole else ""))
-            sys.stderr.flush()
-        elif phase != last:
-            words(f"{name} {phase}".strip())
-        last, told = phase, time.monotonic()
-
-    return show

@@ -9,6 +9,7 @@ from pathlib import Path
 from engine import api, recipe
 from engine.api import Question
 from engine.errors import InputError
+from engine.store import regular_file
 
 
 def print_schema() -> None:
@@ -18,6 +19,8 @@ def print_schema() -> None:
 
 def ask(output: Path | None) -> None:
     """Ask every question, write the recipe, and say how to run it."""
+    if output is not None:
+        regular_file(output)  # told before the questions, not after them
     answers: dict[str, str] = {}
     done: set[str] = set()
     print("Enter takes the value in [ ]. Ctrl+C leaves; nothing is written before the end.\n")

@@ -7,8 +7,9 @@ A benchmark is bench/NAME.py with a docstring (its first line is the title), ENV
 first is where it runs, the others are installed for its workers; "app" = the app's own) and
 `measure()`, which returns rows of {name, value, unit} and, where they apply, {baseline, ratio,
 goal, met, data, command, spread, note, readme}. `met` is None where the spread is larger than the
-effect: then nobody may judge. This file adds machine, versions and date, and writes
-bench/results/NAME.json.
+effect, and in every row with a spread when other processes took more than BUSY of the CPU: then
+nobody may judge, for threads that wait for each other lose many times what was taken from them.
+This file adds machine, versions and date, and writes bench/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ LIBRARIES = (
     *("scikit-learn", "polars", "duckdb", "pandas", "textual", "typer"),
 )
 INSIDE = "AIOK_BENCH_INSIDE"
+BUSY = 0.1
 
 
 def python_of(environment: str) -> str:
@@ -103,6 +105,35 @@ def machine() -> dict[str, Any]:
     }
 
 
+class OtherWork:
+    """How much of the CPU others take while a benchmark runs; Linux."""
+
+    def __init__(self) -> None:
+        self._busy, self._all, self._own = *_machine_seconds(), _own_seconds()
+
+    def share(self) -> float:
+        """The part of all cores' time since the start, 0 to 1, that was not the benchmark's own.
+
+        Its own are this process and what it started and waited for.
+        """
+        busy, total = _machine_seconds()
+        others = busy - self._busy - (_own_seconds() - self._own)
+        return min(1.0, max(0.0, others / max(total - self._all, 1e-9)))
+
+
+def _machine_seconds() -> tuple[float, float]:
+    """CPU-seconds of all cores so far: not idle, and all."""
+    first = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
+    ticks = [int(field) for field in first.split()[1:9]]  # ... idle, iowait, irq, softirq, steal
+    second = os.sysconf("SC_CLK_TCK")
+    return (sum(ticks) - ticks[3] - ticks[4]) / second, sum(ticks) / second
+
+
+def _own_seconds() -> float:
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def versions() -> dict[str, str]:
     """Python and the libraries of this environment."""
     found = {"python": platform.python_version()}
@@ -124,21 +155,32 @@ def complete(row: dict[str, Any], name: str, about: dict[str, Any]) -> dict[str,
     return {**{key: filled[key] for key in KEYS}, **filled}
 
 
+def unjudged_if_busy(row: dict[str, Any], others: float) -> dict[str, Any]:
+    """The row without its verdict when it is of repeated timings and others took too much."""
+    if others <= BUSY or row.get("spread") is None or row["met"] is None:
+        return row
+    reason = f"not judged: other processes took {others:.0%} of the CPU"
+    return {**row, "met": None, "note": "; ".join(filter(None, (row.get("note"), reason)))}
+
+
 def inside(arguments: list[str]) -> None:
     """Measure, in the benchmark's own environment, and write the result."""
-    about_machine = machine()
+    about_machine, others = machine(), OtherWork()
     name, *options = arguments
     variant = options[0].removeprefix("--") if options else ""
     rows = getattr(importlib.import_module(f"bench.{name}"), variant or "measure")()
-    # Above the benchmark's own processes: others took part of the machine.
     about_machine["load1_after"] = round(os.getloadavg()[0], 2)
+    about_machine["others_cpu_share"] = round(others.share(), 3)
     about = {
         "command": shlex.join(["scripts/bench", *arguments]),
         "machine": about_machine,
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    done = [complete(row, name, about) for row in rows]
+    done = [
+        unjudged_if_busy(complete(row, name, about), about_machine["others_cpu_share"])
+        for row in rows
+    ]
     RESULTS.mkdir(exist_ok=True)
     file = f"{name}_{variant}.json" if variant else f"{name}.json"
     scratch = RESULTS / f".{file}"

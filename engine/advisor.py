@@ -302,7 +302,8 @@ def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> li
     need = sum(step.estimate.disk_gib for step in steps if not step.reuse)
     if need > job.facts.disk_free_gib:
         problems.append(
-            f"the disk has {job.facts.disk_free_gib:.2f} GiB free, the run needs about {need:.2f}; "
+            f"the disk has {_size(job.facts.disk_free_gib)} free, the run needs about "
+            f"{_size(need)}; "
             "free some (aiok clean), or set AIOK_HOME to a larger disk"
         )
     memory = max(step.estimate.memory_gib for step in steps)
@@ -323,6 +324,11 @@ def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> li
             "(Debian: apt-get install openjdk-17-jre-headless), or set etl.engine=sail"
         )
     return problems
+
+
+def _size(gib: float) -> str:
+    """A size as people read it: 30 MiB, 2.50 GiB."""
+    return f"{gib * 1024:.0f} MiB" if gib < 0.1 else f"{gib:.2f} GiB"
 
 
 def refuse(plan: Plan) -> None:

@@ -36,6 +36,7 @@ from engine.store import (
     read_events,
     read_lines,
     run_folders,
+    run_name,
     safe_name,
     write_atomically,
 )
@@ -145,6 +146,8 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
             beside = Path(source.file).parent / path
             path = path if path.exists() and not beside.exists() else beside
         files = facts.data_facts(facts.data_files(path), verify)
+        if wanted.dataset.columns is not None:
+            facts.check_header([f.path for f in files], wanted.dataset.columns.names())
     job = Job(
         name=source.name,
         recipe=wanted,
@@ -229,7 +232,7 @@ def start(
     make_folder(home())
     made = _plan(source, overrides, verify)
     refuse(made)
-    target = _own_folder(folder) if folder else create_run_folder(source.name)
+    target = _own_folder(folder) if folder else create_run_folder(run_name(source.name))
     code = deploy()
     made = Plan(**{**made.__dict__, "code": code.name})
     data: dict[str, Any] = {}
@@ -310,18 +313,19 @@ def _size(path: Path) -> int:
 
 
 def resume(run: str, without: Sequence[str] = ()) -> str:
-    """Go on with a run that is not finished; what is whole is not run again.
+    """Go on with a run that is not finished or whose outputs are damaged.
 
-    `without` names hosts of its cluster that are left out from now on.
+    What is whole is not run again. `without` names hosts of its cluster that are left out from now
+    on.
     """
     folder = open_run_folder(run)
     now = folder.state()
     if now.status.is_live:
         raise InputError(f"{run} is already running", todo=f"watch it: aiok show {run} --follow")
-    if now.status is RunStatus.DONE:
-        raise InputError(f"{run} is finished", todo=f"see aiok show {run}")
     if not folder.plan.exists():
         raise InputError(f"{run} was never whole (no plan.json)", todo="start a new run")
+    if now.status is RunStatus.DONE and _is_undamaged(folder):
+        raise InputError(f"{run} is finished", todo=f"see aiok show {run}")
     _check_data_unchanged(folder)
     _check_left_out(folder, without)
     _launch(folder, without)
@@ -337,6 +341,12 @@ def _check_left_out(folder: RunFolder, without: Sequence[str]) -> None:
             raise InputError(f"{folder.id} does not run on a host {name}", todo=todo)
     if hosts and set(hosts) <= set(without):
         raise InputError("no host is left", todo=f"{folder.id} runs on {', '.join(hosts)}")
+
+
+def _is_undamaged(folder: RunFolder) -> bool:
+    """Whether all outputs of a finished run are as they were made; resuming makes others again."""
+    steps = read_plan(folder.plan).steps
+    return folder.report.is_file() and all(s.reuse for s in steps if s.identity)
 
 
 def _check_data_unchanged(folder: RunFolder) -> None:

@@ -10,7 +10,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from engine.store import home
+from engine.store import cannot_write, home
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "models"
@@ -83,13 +83,15 @@ def deploy() -> Path:
         return target
     building = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
-    for path in files:
-        relative = Path("agent.py") if path == AGENT else path.relative_to(ROOT)
-        (building / relative).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, building / relative)
-    compileall.compile_dir(str(building), quiet=2)
     try:
+        for path in files:
+            relative = Path("agent.py") if path == AGENT else path.relative_to(ROOT)
+            (building / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, building / relative)
+        compileall.compile_dir(str(building), quiet=2)
         os.rename(building, target)
-    except OSError:  # another process was quicker
+    except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
+        if not target.is_dir():  # else another process was quicker
+            raise cannot_write(building, error) from None
     return target

@@ -19,7 +19,16 @@ from engine.errors import InputError
 from engine.facts import data_facts, data_files
 from engine.plan import read_plan
 from engine.recipe import Columns
-from engine.store import home, make_folder, open_run_folder, process_identity, remove_tree
+from engine.store import (
+    check_writable,
+    home,
+    make_folder,
+    open_run_folder,
+    process_identity,
+    regular_file,
+    remove_tree,
+)
+from engine.strict_yaml import first_problem
 from engine.work import Launch, Listener, run_worker, write_spec
 from hosts.transport import clean
 from models import catalog, messages
@@ -60,9 +69,7 @@ def parse_columns(text: str | None) -> dict[str, Any] | None:
     try:
         Columns.model_validate(found)
     except ValidationError as error:
-        item = error.errors()[0]
-        place = ".".join(map(str, item["loc"])) or "columns"
-        raise InputError(f"--columns: {place}: {item['msg']}") from None
+        raise InputError(f"--columns: {first_problem(error)}") from None
     return found
 
 
@@ -92,11 +99,11 @@ def _run(
     install_environment(environment, site.transport, listener.progress)
     code = deploy()
     job = f"{worker}-{os.getpid()}-{time.time_ns()}"
-    scratch = make_folder(home() / "work" / job)
-    spec_file = write_spec(scratch / "spec.json", spec)
+    scratch = home() / "work" / job
     cores = str(_cores())
     prefix = environment_folder(environment)
     try:
+        spec_file = write_spec(make_folder(scratch) / "spec.json", spec)
         return run_worker(
             [site],
             Launch(
@@ -171,20 +178,23 @@ def predict(
     """Score raw rows with the bundle of a run; the CSV appears whole or not at all."""
     folder = open_run_folder(run)
     bundle = folder.artifacts("optimize")
-    if not (bundle / "bundle.json").is_file():
+    if not bundle.is_dir() and not bundle.is_symlink():
         raise InputError(
             f"{run} has no exported model", todo=f"its step optimize must be done: aiok show {run}"
         )
     plan = read_plan(folder.plan)
+    if not plan.step("optimize").reuse:
+        raise InputError(
+            f"the exported model of {run} is damaged", todo=f"aiok resume {run} makes it again"
+        )
     dataset = json.loads(json.dumps(plan.step("etl").settings["dataset"]))
     files = data_files(rows)
     data_facts(files)
-    output = output.expanduser().absolute()
-    if output.is_dir():
-        raise InputError(f"{output} is a folder", todo="name a .csv file")
-    if output.resolve() in [path.resolve() for path in files]:
+    output = regular_file(output)
+    if output in [path.resolve() for path in files]:
         raise InputError(f"{output} is the input", todo="name another file for the scores")
     make_folder(output.parent)
+    check_writable(output)
     spec = {
         "bundle": str(bundle.resolve()),
         "dataset": {**dataset, "paths": [str(p) for p in files]},

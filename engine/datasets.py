@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from engine.errors import InputError
-from engine.facts import data_files
+from engine.facts import check_header, data_files
 from engine.recipe import Dataset
 from engine.store import RUN_NAME, home, make_folder, safe_name, write_atomically
+from engine.strict_yaml import first_problem
 from models.settings import nearest
 
 
@@ -38,12 +40,17 @@ def _folder() -> Path:
 
 def add(name: str, path: Path, format: str, columns: dict[str, Any] | None) -> Registered:
     """Register a path under a name; the files themselves stay where they are."""
-    data_files(path)
+    files = data_files(path)
     try:
-        Dataset(format=format, path=str(path), columns=columns)  # type: ignore[arg-type]
-    except ValueError as error:
-        first = str(error).splitlines()
-        raise InputError(f"{name}: {first[2].strip() if len(first) > 2 else first[0]}") from None
+        dataset = Dataset(format=format, path=str(path), columns=columns)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise InputError(f"{name}: {first_problem(error)}") from None
+    if dataset.columns is not None:
+        check_header(files, dataset.columns.names())
+    if is_registered(name):
+        raise InputError(
+            f"there is already a data set named {name}", todo=f"aiok data remove {name} first"
+        )
     target = make_folder(_folder()) / f"{safe_name(name)}.yaml"
     data = {"format": format, "path": str(path.expanduser().absolute()), "columns": columns}
     write_atomically(target, yaml.safe_dump(data, sort_keys=False))
@@ -65,6 +72,8 @@ def get(name: str) -> Registered:
         )
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())[:200]
+        if isinstance(error, ValidationError):
+            said = first_problem(error)
         raise InputError(f"{path} is damaged: {said}", todo=f"aiok data remove {name}") from None
 
 

@@ -11,6 +11,7 @@ AiokError                what is wrong, why, what to do, where the log is
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 
@@ -75,3 +76,14 @@ class RunStopped(AiokError):
 
 class HostLost(RunStopped):
     """A host or a rank was lost in the middle of the work; what was saved is kept."""
+
+
+def system_problem(error: OSError, doing: str = "") -> EnvironmentProblem:
+    """What the system refused, with the file; what to do when a disk is full."""
+    said = error.strerror or str(error)
+    place = f" ({error.filename})" if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return EnvironmentProblem(
+        f"{doing}: {said}" if doing else f"{said}{place}",
+        todo="free disk space (aiok clean), or set AIOK_HOME to a larger disk" if full else "",
+    )

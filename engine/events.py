@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
+from engine import strict_json
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -197,7 +199,9 @@ class RunEnded(Event):
     exit_code: int
 
     def __post_init__(self) -> None:
-        """ValueError for a status a run cannot end with."""
+        """ValueError for a status or an exit code a run cannot end with."""
+        if not 0 <= self.exit_code <= 255:
+            raise ValueError(f"{self.exit_code} is no exit code")
         if self.status not in ("done", "failed", "stopped"):
             raise ValueError(f"{self.status!r} is no end of a run")
 
@@ -214,7 +218,7 @@ KINDS: dict[str, type[Event]] = {
 
 def encode(event: Event) -> bytes:
     """One JSON line."""
-    return (json.dumps({"kind": event.kind, **asdict(event)}) + "\n").encode()
+    return (strict_json.dumps({"kind": event.kind, **asdict(event)}) + "\n").encode()
 
 
 # What JSON must hold for a field; a damaged journal must not reach those who read events.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import InputError
+from models.settings import nearest
 
 DATA_SUFFIXES = (".tsv", ".txt", ".csv", ".parquet", ".tsv.gz", ".txt.gz", ".csv.gz")
 SAMPLE = 1 << 20
@@ -47,6 +51,38 @@ def data_files(path: Path) -> list[Path]:
             todo=f"expected files ending in {' '.join(DATA_SUFFIXES)}",
         )
     return files
+
+
+def check_header(paths: Sequence[Path], columns: Sequence[str]) -> None:
+    """InputError when the header line of a text table lacks a column; the nearest one is named.
+
+    Parquet files are left to the worker, which can read them.
+    """
+    for path in paths:
+        if path.name.endswith(".parquet"):
+            continue
+        present = _header(path)
+        missing = [name for name in columns if name not in present]
+        if missing:
+            hints = "; ".join(f"{name}: {nearest(name, present)}" for name in missing)
+            raise InputError(f"{path}: no column {', '.join(missing)}", todo=hints)
+
+
+def _header(path: Path) -> list[str]:
+    """The names in the first line of a .csv, .tsv or .txt file, packed or not."""
+    packed = path.name.endswith(".gz")
+    try:
+        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
+            line = file.readline(SAMPLE).decode("utf-8-sig").rstrip("\r\n")
+        comma = path.name.removesuffix(".gz").endswith(".csv")
+        return next(csv.reader([line], delimiter="," if comma else "\t"), [])
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: the header line is not UTF-8 text (byte {error.start})",
+            todo="write the table in UTF-8",
+        ) from None
 
 
 def _nearest_neighbour(path: Path) -> str:

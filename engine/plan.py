@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine import strict_json
 from engine.code import digest_of, files_of
 from engine.errors import InputError
 from engine.store import cache_folder
 from models.api import ModelSpec, Worker
 
+FILES, RESULT = "files.json", "result.json"  # of a finished output; the result is written last
 LOCKS = Path(__file__).resolve().parents[1] / "models" / "environments"
 
 
@@ -91,7 +93,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The text of plan.json."""
-        return json.dumps(asdict(self), indent=1)
+        return strict_json.dumps(asdict(self), indent=1)
 
 
 def from_json(text: str) -> Plan:
@@ -130,8 +132,23 @@ def read_plan(path: Path) -> Plan:
 
 
 def is_whole(identity: str) -> bool:
-    """Whether the cache holds the finished output of that identity."""
-    return (cache_folder() / identity / "result.json").is_file()
+    """Whether the cache holds the finished output of that identity, undamaged."""
+    return read_result(identity) is not None
+
+
+def read_result(identity: str) -> dict[str, Any] | None:
+    """The result of a finished step; None when its output is not there or not whole.
+
+    Whole: result.json is one JSON object, and every file that files.json lists has its size.
+    """
+    folder = cache_folder() / identity
+    try:
+        sizes = json.loads((folder / FILES).read_text(encoding="utf-8"))
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return None
+    return result if whole and isinstance(result, dict) else None
 
 
 def lock_digest(environment: str) -> str:

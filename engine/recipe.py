@@ -10,13 +10,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import InputError
-from engine.strict_yaml import Source, plain_copy, read, refuse, sentences
+from engine.strict_yaml import Source, place_of, plain_copy, read, refuse, sentences
 from hosts.inventory import LOCAL
 from models import catalog
 from models.settings import nearest, resolve
@@ -25,17 +25,25 @@ SHIPPED = Path(__file__).with_name("recipes")
 ADVISED = "auto"
 
 
+Name = Annotated[str, Field(min_length=1)]
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=False, frozen=True, allow_inf_nan=False)
 
 
 class Columns(_Part):
     """Which columns of a table are what."""
 
-    label: str
-    numeric: list[str] = []
-    categorical: list[str] = []
-    time: str | None = None
+    label: Name
+    numeric: list[Name] = []
+    categorical: list[Name] = []
+    time: Name | None = None
+
+    def names(self) -> list[str]:
+        """All columns, each once."""
+        named = [self.label, *self.numeric, *self.categorical, self.time]
+        return list(dict.fromkeys(name for name in named if name is not None))
 
     @model_validator(mode="after")
     def _distinct(self) -> Columns:
@@ -59,8 +67,8 @@ class Dataset(_Part):
     """Exactly one of `path`, `name` (a registered data set) and `generate`."""
 
     format: Literal["criteo", "table"] = "criteo"
-    path: str | None = None
-    name: str | None = None
+    path: Name | None = None
+    name: Name | None = None
     columns: Columns | None = None
     generate: Generate | None = None
 
@@ -70,6 +78,8 @@ class Dataset(_Part):
         if len(given) != 1:
             said = " and ".join(given) if given else "none of them"
             raise ValueError(f"needs exactly one of path, name and generate; the recipe has {said}")
+        if self.format == "table" and self.generate is not None:
+            raise ValueError("generate makes data in the criteo format; a table needs a path")
         if self.format == "table" and self.columns is None and self.name is None:
             raise ValueError("format table needs columns: {label, numeric, categorical}")
         if self.format == "criteo" and self.columns is not None:
@@ -251,9 +261,9 @@ def load(
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         problems = sentences(Recipe, source, origins, error)
-        problems += _model_problems(data.get("model"))
+        problems += _model_problems(source, origins, data.get("model"))
         raise refuse(source, problems) from None
-    problems = _model_problems(data.get("model"))
+    problems = _model_problems(source, origins, data.get("model"))
     if recipe.model.name in catalog.names():
         problems += _goal_problems(recipe)
     if problems:
@@ -261,22 +271,28 @@ def load(
     return recipe, origins
 
 
-def _model_problems(model: Any) -> list[str]:
+def _model_problems(source: Source, origins: Mapping[str, str], model: Any) -> list[str]:
     """What the catalog and the model's settings say against the model part."""
+
+    def at(key: str) -> str:
+        return place_of(source, origins, f"model.{key}")
+
     if not isinstance(model, Mapping):
         return []
     name = model.get("name", Model.model_fields["name"].default)
     if name not in catalog.names():
-        return [f"model.name: there is no model {name}, {nearest(str(name), catalog.names())}"]
+        return [f"{at('name')}: there is no model {name}, {nearest(name, catalog.names())}"]
     spec = catalog.load(name)
     problems = []
     profile = model.get("profile", Model.model_fields["profile"].default)
-    if profile not in spec.profiles:
-        hint = nearest(str(profile), list(spec.profiles))
-        problems.append(f"model.profile: {name} has no profile {profile}, {hint}")
+    if profile not in list(spec.profiles):
+        hint = nearest(profile, list(spec.profiles))
+        problems.append(f"{at('profile')}: {name} has no profile {profile}, {hint}")
     settings = model.get("settings") or {}
     if isinstance(settings, Mapping):
-        problems += [f"model.settings: {text}" for text in resolve(spec.settings, settings)[1]]
+        for key, value in settings.items():
+            said = resolve(spec.settings, {key: value})[1]
+            problems += [f"{at(f'settings.{key}')}: {text}" for text in said]
     return problems
 
 

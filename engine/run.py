@@ -25,7 +25,7 @@ from typing import Any
 from engine import events as ev
 from engine.clusters import local_site
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostLost, RunStopped
-from engine.plan import Plan, Step, is_whole, read_plan
+from engine.plan import FILES, RESULT, Plan, Step, is_whole, read_plan, read_result
 from engine.state import RunState, fold
 from engine.steps.context import Context
 from engine.store import (
@@ -37,6 +37,7 @@ from engine.store import (
     make_folder,
     read_events,
     remove_tree,
+    write_atomically,
 )
 from engine.work import jobs_folder, run_of_job
 from hosts.job import sweep_job
@@ -65,6 +66,7 @@ class RunProcess:
         self, folder: RunFolder, signals: StopSignals, without: Sequence[str] = ()
     ) -> None:
         self.folder, self.signals = folder, signals
+        self._held = _which(folder.lock)
         self.plan: Plan = read_plan(folder.plan)
         self.state: RunState = fold(read_events(folder.events, 0)[0])
         self.log = EventLog(folder.events)
@@ -85,7 +87,13 @@ class RunProcess:
             without=tuple(without),
         )
 
+    def is_gone(self) -> bool:
+        """Whether the run's folder was deleted under it: nothing is left to work for."""
+        return _which(self.folder.lock) != self._held
+
     def _stop_level(self) -> int:
+        if self.is_gone():
+            self.signals.level = 2
         if self.signals.level and not self.signals.told:
             self.signals.told = True
             self.context.emit(ev.StopRequested)
@@ -163,8 +171,8 @@ class RunProcess:
     def _do(self, step: Step) -> None:
         """Skip what is whole, reuse what the cache has, run the rest."""
         known = self.state.steps.get(step.id)
-        if step.identity and is_whole(step.identity):
-            result = json.loads((cache_folder() / step.identity / "result.json").read_text())
+        result = read_result(step.identity) if step.identity else None
+        if result is not None:
             self.context.results[step.id] = result
             if known is None or not known.status.is_whole or known.identity != step.identity:
                 self._link(step)
@@ -196,6 +204,7 @@ class RunProcess:
                     if is_whole(step.identity):
                         yield None
                         return
+                    remove_tree(cache / step.identity)  # damaged since it was made
                     for left in cache.glob(f".{step.identity}.*.building"):
                         shutil.rmtree(left, ignore_errors=True)
                     mark = f"{self.folder.id}.{self.context.attempt}.{os.getpid()}"
@@ -249,13 +258,13 @@ class RunProcess:
 
 def _seal(output: Path, result: dict[str, Any]) -> None:
     """Write result.json last, and everything to disk, so that a whole output stays whole."""
+    sizes = {}
     for path in output.rglob("*"):
         if path.is_file():
             _sync_folder(path)
-    with open(output / "result.json", "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+            sizes[str(path.relative_to(output))] = path.stat().st_size
+    write_atomically(output / FILES, json.dumps(sizes, indent=1))
+    write_atomically(output / RESULT, json.dumps(result, indent=1))
     _sync_folder(output)
 
 
@@ -266,6 +275,15 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _which(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of its name; None when there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _disk_error(error: OSError) -> AiokError:
@@ -286,7 +304,11 @@ def main(argv: list[str]) -> int:
             print(f"{folder.id} is already running", file=sys.stderr)
             return ExitCode.BAD_INPUT
         try:
-            return int(RunProcess(folder, signals, argv[2:]).run())
+            process = RunProcess(folder, signals, argv[2:])
+            code = process.run()
+            if process.is_gone() and not folder.recipe.exists():
+                remove_tree(folder.path)  # what workers wrote after the folder was deleted
+            return int(code)
         except AiokError as error:
             log = EventLog(folder.events)
             log.append(ev.RunStarted(t=time.time(), pid=os.getpid(), attempt=0))

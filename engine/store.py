@@ -13,12 +13,13 @@ import os
 import re
 import shutil
 import time
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EnvironmentProblem, InputError
+from engine.errors import EnvironmentProblem, InputError, system_problem
 from engine.events import Event, decode, encode
 from engine.state import RunState, RunStatus, fold
 
@@ -47,22 +48,62 @@ def make_folder(path: Path) -> Path:
         if not os.access(path, os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
+        ours = path.is_relative_to(home())
         raise EnvironmentProblem(
             f"cannot write to {path}: {error.strerror}",
-            why="aiok keeps runs, caches and environments there",
-            todo="make the folder writable, or set AIOK_HOME to one that is",
+            why="aiok keeps runs, caches and environments there" if ours else "",
+            todo="make the folder writable, or "
+            + ("set AIOK_HOME to one that is" if ours else "name another one"),
         ) from None
     return path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole: a reader sees the old text or the new, never a part."""
+    """Replace a file as a whole: a reader sees the old text or the new, never a part.
+
+    A link stays and its file is replaced. InputError where no regular file can stand,
+    EnvironmentProblem when it cannot be written; neither leaves anything behind.
+    """
+    target = regular_file(path)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with open(scratch, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, target)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def regular_file(path: Path) -> Path:
+    """The file to write for a path, links followed; InputError where another thing stands."""
+    target = Path(os.path.realpath(path.expanduser()))
+    if target.is_dir():
+        raise InputError(f"{path} is a folder", todo="name a file in it")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path} is a device or a pipe, not a file", todo="name a file")
+    return target
+
+
+def check_writable(path: Path) -> None:
+    """EnvironmentProblem when no file can be made beside this one."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(scratch, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+    try:
+        scratch.touch()
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> EnvironmentProblem:
+    """What the system refused, with the file and what to do."""
+    return system_problem(error, f"cannot write {path}")
 
 
 @dataclass(frozen=True)
@@ -127,6 +168,12 @@ def safe_name(name: str) -> str:
     if not RUN_NAME.fullmatch(name):
         raise InputError(f"{name!r} is not a valid name", todo="use letters, digits, . _ and -")
     return name
+
+
+def run_name(title: str) -> str:
+    """A name for the runs of a recipe: its file's name, without what a run's id cannot hold."""
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:60] or "recipe"
 
 
 def create_run_folder(name: str) -> RunFolder:

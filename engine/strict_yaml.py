@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import InputError
-from models.settings import nearest
+from models.settings import nearest, shown
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Source:
 
 def read(path: Path, what: str = "recipe") -> Source:
     """Read a YAML file: data only, no tags, no duplicate keys."""
+    if path.exists() and not path.is_file():  # to read from a pipe would wait for ever
+        raise InputError(f"cannot read {path}: it is not a file", todo="name a .yaml file")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -111,9 +113,7 @@ def _sentence(
         written = ".".join([*parts, part]) in source.lines  # a host may be named `int`
         if written or not _is_union_tag(part):
             parts.append(part)
-    dotted = ".".join(parts)
-    origin = origins.get(dotted, "recipe")
-    place = source.place(dotted) if origin == "recipe" else f"{dotted} ({origin})"
+    place = place_of(source, origins, ".".join(parts))
     if item["type"] == "extra_forbidden":
         return place, f"unknown key, {nearest(parts[-1], _valid_keys(root, parts[:-1]))}"
     if item["type"] == "missing":
@@ -121,7 +121,31 @@ def _sentence(
     message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if isinstance(item["input"], Mapping):
         return place, message
-    return place, f"{message}, not {item['input']!r}"[:300]
+    return place, f"{message}, not {shown(item['input'])}"
+
+
+def place_of(source: Source, origins: Mapping[str, str], dotted: str) -> str:
+    """A key with what set it: its line in the file, or the variable or --set that gave it.
+
+    What was given for a part of the key, or for a whole that holds it, counts where the file
+    does not have the key itself.
+    """
+    origin = origins.get(dotted)
+    if origin is None and dotted not in source.lines:
+        origin = next(
+            (said for key, said in origins.items() if said != "recipe"
+             and (key.startswith(f"{dotted}.") or dotted.startswith(f"{key}."))),
+            None,
+        )  # fmt: skip
+    return source.place(dotted) if origin in (None, "recipe") else f"{dotted} ({origin})"
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing wrong, with its key, for what did not come from a file of the user's."""
+    item = error.errors()[0]
+    text = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    place = ".".join(map(str, item["loc"]))
+    return f"{place}: {text}" if place else text
 
 
 def _is_union_tag(part: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import AiokError, HostError, HostLost, InputError, RunStopped, StepFailed
-from engine.store import home
+from engine.store import home, make_folder, write_atomically
 from hosts.group import JobGroup
 from hosts.job import Frame, Job, JobSpec
 from hosts.site import Site
@@ -273,6 +273,6 @@ class LogFile:
 
 def write_spec(path: Path, spec: Mapping[str, Any]) -> Path:
     """The one JSON file a worker gets."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(spec, indent=1), encoding="utf-8")
+    make_folder(path.parent)
+    write_atomically(path, json.dumps(spec, indent=1))
     return path

@@ -55,11 +55,11 @@ class Setting:
                 continue
             if self.low is not None and number < self.low:
                 raise ValueError(
-                    f"{self.name} is {number}, the lowest allowed is {_number(self.low)}"
+                    f"{self.name} is {shown(number)}, the lowest allowed is {_number(self.low)}"
                 )
             if self.high is not None and number > self.high:
                 raise ValueError(
-                    f"{self.name} is {number}, the highest allowed is {_number(self.high)}"
+                    f"{self.name} is {shown(number)}, the highest allowed is {_number(self.high)}"
                 )
         return value
 
@@ -88,7 +88,7 @@ def _parse_int(setting: Setting, raw: Any) -> int:
         if number != int(number):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{setting.name} must be a whole number, not {raw!r}") from None
+        raise ValueError(f"{setting.name} must be a whole number, not {shown(raw)}") from None
     return int(number)
 
 
@@ -99,8 +99,8 @@ def _parse_float(setting: Setting, raw: Any) -> float:
         number = float(raw)
         if number != number or number in (float("inf"), float("-inf")):
             raise ValueError
-    except (TypeError, ValueError):
-        raise ValueError(f"{setting.name} must be a finite number, not {raw!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{setting.name} must be a finite number, not {shown(raw)}") from None
     return number
 
 
@@ -110,13 +110,14 @@ def _parse_bool(setting: Setting, raw: Any) -> bool:
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if isinstance(raw, str) and raw.lower() in words:
         return words[raw.lower()]
-    raise ValueError(f"{setting.name} must be true or false, not {raw!r}")
+    raise ValueError(f"{setting.name} must be true or false, not {shown(raw)}")
 
 
 def _parse_choice(setting: Setting, raw: Any) -> str:
     if isinstance(raw, str) and raw in setting.choices:
         return raw
-    raise ValueError(f"{setting.name} must be one of {', '.join(setting.choices)}, not {raw!r}")
+    choices = ", ".join(setting.choices)
+    raise ValueError(f"{setting.name} must be one of {choices}, not {shown(raw)}")
 
 
 def _parse_widths(setting: Setting, raw: Any) -> tuple[int, ...]:
@@ -130,7 +131,9 @@ def _parse_widths(setting: Setting, raw: Any) -> tuple[int, ...]:
     try:
         return tuple(_parse_int(setting, part) for part in parts)
     except ValueError:
-        raise ValueError(f"{setting.name} must be widths like 512-256-64, not {raw!r}") from None
+        raise ValueError(
+            f"{setting.name} must be widths like 512-256-64, not {shown(raw)}"
+        ) from None
 
 
 _PARSERS: Mapping[Kind, Callable[[Setting, Any], Value]] = {
@@ -142,9 +145,18 @@ _PARSERS: Mapping[Kind, Callable[[Setting, Any], Value]] = {
 }
 
 
-def nearest(word: str, valid: Sequence[str]) -> str:
-    """A hint for a mistyped name: the closest valid one, or the list of all."""
-    close = get_close_matches(word, valid, n=1, cutoff=0.5)
+def shown(raw: Any) -> str:
+    """A value as a message names it: quoted, at most 60 characters."""
+    try:
+        text = repr(raw)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def nearest(word: object, valid: Sequence[str]) -> str:
+    """A hint for a mistyped name, of whatever type: the closest valid one, or the list of all."""
+    close = get_close_matches(str(word), valid, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"valid: {', '.join(sorted(valid))}"
 
 

@@ -17,7 +17,7 @@ from aiok_tui.actions import REVIEW, bindings, hints
 from aiok_tui.screens.base import FeedScreen
 from aiok_tui.screens.problem import problem_lines
 from aiok_tui.widgets.hints import Hints
-from aiok_tui.widgets.paint import Cell, Line, Lines, fit, spread, wrap
+from aiok_tui.widgets.paint import Cell, Line, Lines, Paragraph, fit, spread, wrap
 
 if TYPE_CHECKING:
     from aiok_tui.feed import Engine
@@ -88,7 +88,7 @@ def value_lines(plan: Plan, width: int) -> list[Line]:
         tone = "dim" if value.origin == "built-in" else "accent"
         rest = max(12, width - key_width - 18)
         first, *more = wrap(said, rest, "dim")
-        lines.append([(fit(value.key, key_width), "plain"), (shown + "  ", tone), *first])
+        lines.append([(fit(value.key, key_width - 1) + " ", "plain"), (shown + "  ", tone), *first])
         lines += [[(" " * (key_width + 18), "dim"), *line] for line in more]
     return lines
 
@@ -113,7 +113,7 @@ class ReviewScreen(FeedScreen):
         """Problems and the launch on top, the plan below."""
         yield Lines(id="top")
         with Horizontal(id="launch"):
-            yield Lines(id="command")
+            yield Paragraph(id="command")
             yield Button("Launch", id="go", compact=True, disabled=True)
         yield Lines(id="problems")
         with Horizontal(id="body"):
@@ -138,6 +138,7 @@ class ReviewScreen(FeedScreen):
         go = self.query_one("#go", Button)
         go.disabled = bool(reviewed.problems)
         self._show()
+        self.call_after_refresh(self._show)  # the body has its place by then
         if not go.disabled:
             go.focus()
 
@@ -163,9 +164,7 @@ class ReviewScreen(FeedScreen):
         if problems:
             problems.append([("Launch is closed until this is mended (F2: back).", "warn")])
         self.query_one("#problems", Lines).show(problems)
-        self.query_one("#command", Lines).show(
-            [[("the same by hand: ", "dim"), (found.command, "plain")]]
-        )
+        self.query_one("#command", Paragraph).say(f"the same by hand: {found.command}")
         plan: list[Line] = []
         if found.error is not None:
             plan += problem_lines(found.error, left)
@@ -190,7 +189,10 @@ class ReviewScreen(FeedScreen):
     def action_launch(self) -> None:
         """Write the recipe, start the run, show it; once."""
         found = self.reviewed
-        if found is None or self.launching:
+        if found is None:
+            self.aiok.say("still planning: one moment")
+            return
+        if self.launching:
             return
         if found.problems:
             self.aiok.say(found.problems[0], warning=True)

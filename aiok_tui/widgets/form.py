@@ -14,7 +14,7 @@ from textual.strip import Strip
 from textual.widgets import Input
 
 from aiok_tui.widgets.glyphs import glyphs
-from aiok_tui.widgets.paint import Cell, Lines, Painted, fit, wrap
+from aiok_tui.widgets.paint import Cell, Painted, Paragraph, fit
 
 if TYPE_CHECKING:
     from engine.api import Question
@@ -105,8 +105,6 @@ class Field(Vertical):
 
     DEFAULT_CSS = """
     Field { height: auto; width: 1fr; margin-bottom: 1; }
-    Field > .label { width: 1fr; height: auto; }
-    Field > .problem { width: 1fr; height: auto; }
     Field > Input { width: 1fr; max-width: 64; }
     """
 
@@ -128,32 +126,22 @@ class Field(Vertical):
 
     def compose(self) -> ComposeResult:
         """Label and help, the field, the problem."""
-        yield Lines(classes="label")
+        yield Paragraph(classes="label")
         if self.question.kind == "choice":
             yield Choice(self.question.choices, self.value)
         else:
             yield Input(self.value, compact=True, select_on_focus=False)
-        yield Lines(classes="problem")
+        yield Paragraph(classes="problem")
 
     def on_mount(self) -> None:
         """The words around the field."""
         self._label()
         self._say_problem()
 
-    def on_resize(self) -> None:
-        """Wrapped to the width there is."""
-        self._label()
-        self._say_problem()
-
     def _label(self) -> None:
-        title: Cell = (self.question.label, "strong")
         words = f"{self.question.label}  {self.question.help}"
-        width = max(20, self.size.width)
-        head = len(self.question.label)
-        lines = wrap(words, width, "dim")
-        first = lines[0][0][0]
-        shown: list[list[Cell]] = [[title, (first[head:], "dim")], *lines[1:]]
-        self.query_one(".label", Lines).show(shown)
+        label = self.query_one(".label", Paragraph)
+        label.say(words, "dim", strong=len(self.question.label))
 
     @property
     def has_focus_within(self) -> bool:
@@ -190,8 +178,8 @@ class Field(Vertical):
             self._say_problem()
 
     def _say_problem(self) -> None:
-        lines = wrap(f"! {self._problem}", max(20, self.size.width), "bad", "  ")
-        self.query_one(".problem", Lines).show(lines if self._problem else [])
+        text = f"! {self._problem}" if self._problem else ""
+        self.query_one(".problem", Paragraph).say(text, "bad", "  ")
 
     @on(Choice.Picked)
     def _picked(self, event: Choice.Picked) -> None:

@@ -126,6 +126,42 @@ class Lines(Painted):
         return self.strip(self.lines[y] if y < len(self.lines) else [], width)
 
 
+class Paragraph(Painted):
+    """Text wrapped to whatever width the layout gives it; its first cells may stand out."""
+
+    DEFAULT_CSS = "Paragraph { width: 1fr; height: auto; }"
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._said = ("", "plain", "", 0)
+
+    def say(self, text: str, tone: str = "plain", indent: str = "", strong: int = 0) -> None:
+        """Replace the text; "" takes no line."""
+        fresh = (text, tone, indent, strong)
+        if fresh != self._said:
+            self._said = fresh
+            self.refresh(layout=True)
+
+    def lines_at(self, width: int) -> list[list[Cell]]:
+        """The lines at a width."""
+        text, tone, indent, strong = self._said
+        lines = wrap(text, width, tone, indent) if text else []
+        if lines and strong:
+            first = lines[0][0][0]
+            lines[0] = [(first[:strong], "strong"), (first[strong:], tone)]
+        return lines
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """As many rows as the text needs at this width."""
+        return len(self.lines_at(width))
+
+    def render_line(self, y: int) -> Strip:
+        """One line of the text."""
+        width = self.content_size.width
+        lines = self.lines_at(width)
+        return self.strip(lines[y] if y < len(lines) else [], width)
+
+
 def wrap(text: str, width: int, tone: str = "plain", indent: str = "") -> list[list[Cell]]:
     """Text as lines of at most `width` cells, cut at spaces; later lines are indented."""
     found: list[list[Cell]] = []

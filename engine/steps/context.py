@@ -102,9 +102,10 @@ class StepListener(Listener):
 
     def sample(self, host: str, sample: Mapping[str, Any]) -> None:
         path = self._context.folder.telemetry(host)
-        path.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"host": host, **sample}) + "\n")
+        with contextlib.suppress(OSError):  # a sample that is not kept ends no run
+            path.parent.mkdir(exist_ok=True)
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"host": host, **sample}) + "\n")
 
     def silent(self, host: str, seconds: float) -> None:
         if not seconds or time.monotonic() - self._silent_told.get(host, 0.0) > 1.0:

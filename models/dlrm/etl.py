@@ -14,6 +14,7 @@ from typing import Any
 
 from models.dlrm.settings import SETTINGS
 from models.messages import Messenger
+from models.recdp.blocks import SPLITS, Manifest
 from models.recdp.prepare import Preparation, clear_work
 from models.recdp.session import open_session
 from models.recdp.sources import Dataset, plan_units
@@ -39,6 +40,21 @@ def check_disk(dataset: Dataset, folders: list[Path]) -> None:
                 f"the data has {dataset.bytes / 1e9:.2f} GB; intermediate files and training data"
                 " come on top", "free some space, or put the run on a larger disk",
             )  # fmt: skip
+
+
+def check_classes(manifest: Manifest) -> None:
+    """InputProblem when a split lacks rows of one label: it can be neither learned nor scored."""
+    problems = []
+    for name in SPLITS:
+        blocks = manifest.split(name)
+        yes = blocks.positives()
+        if not 0 < yes < blocks.rows:
+            problems.append(f"{name}: {blocks.rows - yes:,} rows with label 0, {yes:,} with 1")
+    if problems:
+        raise InputProblem(
+            "\n".join(problems), "train, valid and test each need rows of both labels",
+            "check the label column, use more rows, or split otherwise (split.by: random)",
+        )  # fmt: skip
 
 
 def prepare(
@@ -68,6 +84,7 @@ def prepare(
                 messenger=messenger, stop=stop, forced=forced,
             )  # fmt: skip
             manifest = preparation.run()
+        check_classes(manifest)
     finally:
         clear_work(work)
     rows = manifest.rows()

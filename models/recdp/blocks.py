@@ -76,6 +76,10 @@ class Blocks:
     def __len__(self) -> int:
         return self.rows
 
+    def positives(self) -> int:
+        """How many rows have the label 1."""
+        return sum(int(self._block(index)[2].sum()) for index in range(len(self.blocks)))
+
     def read(self, start: int, stop: int) -> tuple[Array, Array, Array]:
         """Rows start..stop-1: numeric float32 [n, k], ids int32 [n, c], label uint8 [n].
 

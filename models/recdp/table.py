@@ -8,6 +8,7 @@ categorical any text, whole number or truth value, compared as text (empty, null
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 from collections.abc import Iterator
@@ -71,11 +72,12 @@ def _names(path: Path) -> list[str]:
         if not head.strip():
             raise InputProblem(f"{path}: the first line is empty", "it must name the columns")
         table = pacsv.read_csv(io.BytesIO(head), parse_options=_parse_options(path, None))
-    except (OSError, EOFError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        return list(table.schema.names)
+    except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputProblem(
-            f"{path}: {_first_line(error)}", "the header line cannot be read"
-        ) from None
-    return list(table.schema.names)
+            f"{path}: {_first_line(error)}", "the header line cannot be read",
+            "write the table as text in UTF-8",
+        ) from None  # fmt: skip
 
 
 def _open_text(path: Path) -> Any:
@@ -186,31 +188,54 @@ class _Converter:
     problems: Problems
     before: int
     ragged: list[int]
+    at: tuple[str, Any] = ("", None)  # the column at work and its type
 
     def chunk(self) -> Chunk:
         """All good rows; a row with a bad cell is reported and left out."""
         bad = np.zeros(len(self.batch), bool)
         label = np.zeros(len(self.batch), np.uint8)
-        if self.columns.label is not None:
-            label = self._label(self.columns.label, bad)
-        numeric = np.empty((len(self.batch), len(self.columns.numeric)), np.float64)
-        for index, name in enumerate(self.columns.numeric):
-            numeric[:, index] = self._numeric(name, bad)
-        columns = [self._categorical(name, bad) for name in self.columns.categorical]
-        time = None if self.columns.time is None else self._time(self.columns.time, bad)
+        numeric = np.zeros((len(self.batch), len(self.columns.numeric)), np.float64)
+        empty = CodedColumn(np.zeros(len(self.batch), np.uint8), pa.array([], pa.string()))
+        columns = [empty] * len(self.columns.categorical)
+        time = np.zeros(len(self.batch))
+        with self._typed("0 or 1, true or false", bad):
+            if self.columns.label is not None:
+                label = self._label(self.columns.label, bad)
+        with self._typed("numbers", bad):
+            for index, name in enumerate(self.columns.numeric):
+                numeric[:, index] = self._numeric(name, bad)
+        with self._typed("text or whole numbers", bad):
+            columns = [self._categorical(name, bad) for name in self.columns.categorical]
+        with self._typed("numbers or times", bad):
+            if self.columns.time is not None:
+                time = self._time(self.columns.time, bad)
         if bad.any():
             good = ~bad
-            for column in columns:
-                column.codes = column.codes[good]
+            columns = [CodedColumn(column.codes[good], column.values) for column in columns]
             label, numeric = label[good], numeric[good]
-            time = time if time is None else time[good]
-        return Chunk(label, numeric, columns, time)
+            time = time[good]
+        return Chunk(label, numeric, columns, None if self.columns.time is None else time)
 
     def _column(self, name: str) -> Any:
         values = self.batch.column(self.batch.schema.get_field_index(name))
+        self.at = name, values.type
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
-        return values
+        plain = pa.types.is_large_string(values.type) or pa.types.is_null(values.type)
+        return values.cast(pa.string()) if plain else values
+
+    @contextlib.contextmanager
+    def _typed(self, expected: str, bad: Array) -> Iterator[None]:
+        """What Arrow cannot convert is a problem of the column: no row of the batch is good."""
+        try:
+            yield
+        except (pa.ArrowException, UnicodeDecodeError):
+            name, kind = self.at
+            self.problems.add(DataProblem(
+                column=describe_text(name)[1:-1], found=f"values of the type {kind}",
+                expected=expected,
+            ))  # fmt: skip
+            bad[:] = True
 
     def _report(self, name: str, values: Any, wrong: Array, bad: Array, expected: str) -> None:
         """Mark rows as bad and describe the first of them."""
@@ -249,7 +274,10 @@ class _Converter:
         if not pa.types.is_string(text.type):
             if pa.types.is_boolean(text.type):
                 text = text.cast(pa.int8())
-            text = text.cast(pa.float64()) if pa.types.is_floating(text.type) else text
+            elif pa.types.is_floating(text.type) or pa.types.is_decimal(text.type):
+                text = text.cast(pa.float64())
+            elif not pa.types.is_integer(text.type):
+                raise pa.ArrowTypeError(f"{text.type} is no type of a label")
             number = pc.fill_null(text, 2).to_numpy(zero_copy_only=False)
             yes, no = number == 1, number == 0
         else:

@@ -37,6 +37,28 @@ def test_runs_that_differ_more_than_the_effect_are_not_judged() -> None:
     assert harness.judge(12.0, 10.0, harness.spread(noisy)) is None
 
 
+def test_timings_are_not_judged_while_others_take_the_cpu() -> None:
+    timing = {"name": "a", "met": True, "spread": 0.1, "note": "batch 9"}
+    accuracy = {"name": "b", "met": True}
+    assert harness.unjudged_if_busy(timing, harness.BUSY) == timing
+    busy = harness.unjudged_if_busy(timing, 0.4)
+    assert busy["met"] is None
+    assert busy["note"] == "batch 9; not judged: other processes took 40% of the CPU"
+    assert harness.unjudged_if_busy(accuracy, 0.4) == accuracy
+
+
+def test_what_others_take_is_told_from_what_the_benchmark_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    busy, total = harness._machine_seconds()
+    assert 0 < busy <= total
+    readings = iter([(10.0, 100.0), (20.0, 120.0)])  # 10 s busy of 20
+    own = iter([2.0, 7.0])
+    monkeypatch.setattr(harness, "_machine_seconds", lambda: next(readings))
+    monkeypatch.setattr(harness, "_own_seconds", lambda: next(own))
+    assert harness.OtherWork().share() == pytest.approx((10 - 5) / 20)
+
+
 def test_rows_must_be_whole_and_known() -> None:
     about = {"command": "scripts/bench x", "machine": {}, "versions": {}, "date": "today"}
     row = harness.complete({"name": "a", "value": 1, "unit": "s"}, "x", about)
@@ -74,5 +96,6 @@ def test_a_benchmark_runs_in_its_environment_and_leaves_one_file(
     assert row["machine"]["cores"] >= 1
     assert row["machine"]["load1"] >= 0
     assert row["machine"]["load1_after"] >= 0
+    assert 0 <= row["machine"]["others_cpu_share"] <= 1
     assert row["versions"]["python"].startswith("3.11.")
     assert row["command"] == "scripts/bench nothing"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 
 from engine import api
 from engine import events as ev
-from engine.state import RunStatus
+from engine.processes import processes_of
+from engine.state import RunStatus, StepStatus
 from tests.e2e.conftest import Home, wait_for, wait_until_nothing_is_left
 
 GOOD = "\t".join(["0", *["3"] * 13, *["0123abcd"] * 26])
@@ -132,7 +135,7 @@ def test_a_disk_too_small_is_told_before_anything_runs(
 ) -> None:
     small = use_home(home, small_disk, monkeypatch)
     done = small.aiok("run", "quickstart")
-    assert_one_error(done, 3, "the disk has 0.08 GiB free")
+    assert_one_error(done, 3, "MiB free, the run needs about")
     assert api.runs() == []
 
 
@@ -206,8 +209,6 @@ def test_ctrl_c_at_each_step_leaves_a_resumable_run_and_no_process(home: Home) -
 
 def wait_for_step(step: str, offset: int) -> None:
     """Until the step starts in what the journal gains after the offset."""
-    import time
-
     end = time.monotonic() + 60
     while time.monotonic() < end:
         events, offset = api.events_since("tiny-1", offset)
@@ -215,6 +216,34 @@ def wait_for_step(step: str, offset: int) -> None:
             return
         time.sleep(0.01)
     raise AssertionError(f"{step} did not start: {api.state('tiny-1')}")
+
+
+def test_a_run_whose_folder_is_deleted_ends_and_leaves_nothing(home: Home) -> None:
+    assert home.aiok("run", "tiny", "--detach").returncode == 0
+    wait_for("tiny-1", lambda e: isinstance(e, ev.StepStarted) and e.step == "etl")
+    folder = api.run_path("tiny-1")
+    alive = [process.pid for process in processes_of("tiny-1")]
+    shutil.rmtree(folder, ignore_errors=True)
+    end = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in alive):
+        assert time.monotonic() < end, "its processes go on"
+        time.sleep(0.1)
+    assert not folder.exists()
+    assert_nothing_half_written(home)
+
+
+def test_a_damaged_output_is_made_again(home: Home) -> None:
+    assert home.aiok("run", "tiny", "-s", "epochs=1").returncode == 0
+    output = next((home.path / "cache").glob("evaluate-*"))
+    (output / "result.json").write_text("{")
+    done = home.aiok("run", "tiny", "-s", "epochs=1")
+    assert done.returncode == 0, done.stderr
+    by_step = {step.id: step.status for step in api.state("tiny-2").steps.values()}
+    assert by_step["train"] is StepStatus.REUSED
+    assert by_step["evaluate"] is StepStatus.DONE
+    (output / "result.json").write_text("{")
+    assert home.aiok("resume", "tiny-1").returncode == 0
+    assert "is finished" in home.aiok("resume", "tiny-1").stderr
 
 
 def test_no_java_where_the_plan_needs_it(home: Home) -> None:

@@ -32,6 +32,9 @@ GARBAGE = {
     "an unannounced step": b'{"kind":"step_started","t":1.0,"step":"etl","identity":"x"}\n',
     "no objects": b'3\n[]\n"x"\nnull\n{"kind":[],"t":1.0}\n',
     "wrong types": b'{"kind":"run_ended","t":"a","status":"done","exit_code":1}\n',
+    "an impossible exit code": (
+        b'{"kind":"run_ended","t":1.0,"status":"failed","exit_code":99999}\n'
+    ),
     "unknown status": b'{"kind":"run_ended","t":1.0,"status":"zz","exit_code":1}\n',
     "steps without names": (
         b'{"kind":"run_created","t":1.0,"run":"x","recipe":"r","steps":[{"a":1},3]}\n'
@@ -59,6 +62,7 @@ def test_a_damaged_journal_hides_no_run(aiok_home: Path, what: str) -> None:
     make_run(aiok_home, "bad-1", GARBAGE[what])
     assert {run.id for run in api.runs()} == {"good-1", "bad-1"}
     assert api.state("bad-1").id in ("bad-1", "x")
+    assert api.state("bad-1").exit_code is None
 
 
 def test_a_folder_in_the_place_of_the_journal(aiok_home: Path) -> None:
@@ -179,20 +183,6 @@ def test_clean_leaves_what_is_at_work(aiok_home: Path) -> None:
 )  # fmt: skip
 def test_a_job_names_its_run(name: str, run: str) -> None:
     assert run_of_job(name) == run
-
-
-def test_predict_never_writes_over_its_input(aiok_home: Path) -> None:
-    plan = (aiok_home / "x.yaml", "dataset: {generate: {rows: 2000}}\n")
-    aiok_home.mkdir()
-    plan[0].write_text(plan[1])
-    folder = make_run(aiok_home, "done-1", plan=api.plan(str(plan[0])).to_json())
-    (folder / "artifacts" / "optimize").mkdir(parents=True)
-    (folder / "artifacts" / "optimize" / "bundle.json").write_text("{}")
-    rows = aiok_home / "new.tsv"
-    rows.write_text("1\t2\n")
-    with pytest.raises(InputError, match="is the input"):
-        data_jobs.predict("done-1", rows, rows, 1, data_jobs.JobListener())
-    assert rows.read_text() == "1\t2\n"
 
 
 def test_a_damaged_data_set_hides_no_other(aiok_home: Path) -> None:

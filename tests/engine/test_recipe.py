@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,12 +86,53 @@ def test_a_bare_setting_in_set_means_the_models() -> None:
         (GOOD + "goal: {metric: acu}\n", "dlrm has no metric acu, did you mean auc?"),
         (GOOD + "seed: .nan\n", "seed (line 2)"),
         (GOOD + "seed: 2020-13-45\n", "month must be in 1..12"),
+        (GOOD + "model: {profile: {a: b}}\n", "model.profile (line 2): dlrm has no profile {'a'"),
+        (GOOD + "model: {profile: [1]}\n", "dlrm has no profile [1]"),
+        (GOOD + "model: {name: {a: b}}\n", "there is no model {'a': 'b'}"),
+        (GOOD + "model: {settings: {1: 2}}\n", "model.settings.1 (line 2): unknown setting 1"),
+        (GOOD + "model: {settings: {learning_rate: %s}}\n" % ("1" * 400), "a finite number, not 1"),
+        (GOOD + "model: {settings: {epochs: %s}}\n" % ("1" * 400), "...,"),
+        (GOOD + "model: {settings: {epochs: 0x%s}}\n" % ("f" * 5000), "thousands of digits"),
+        (GOOD + "train: {ranks: 0x%s}\n" % ("f" * 5000), "train (line 2): ranks must be auto"),
+        (GOOD + "goal: {target: .nan}\n", "goal.target (line 2): should be a finite number"),
+        (GOOD + "goal: {minutes: .inf}\n", "goal.minutes (line 2): should be a finite number"),
+        (GOOD + "goal: {minutes: %s}\n" % ("1" * 400), "goal.minutes (line 2)"),
+        ("dataset: {path: ''}\n", "dataset.path (line 1): String should have at least 1"),
+        ("dataset: {generate: {}, format: table}\n", "a table needs a path"),
+        (
+            "dataset: {path: a, format: table, columns: {label: '', numeric: [b]}}",
+            "dataset.columns.label (line 1): String should have at least 1",
+        ),
         ("a: " + "[" * 3000, "nested too deeply"),
         ("a: &x {b: *x}\n", "within itself"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_bad_recipes_say_what_and_where(text: str, said: str) -> None:
     assert said in refused(text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("AIOK_A__B", "a (AIOK_A__B): unknown key"),
+        (
+            "AIOK_MODEL__SETTINGS__EPOCHS",
+            "model.settings.epochs (AIOK_MODEL__SETTINGS__EPOCHS): ep",
+        ),
+        ("AIOK_MODEL__PROFILE", "model.profile (AIOK_MODEL__PROFILE): dlrm has no profile"),
+        ("AIOK_TRAIN__CHECKPOINT_S", "train.checkpoint_s (AIOK_TRAIN__CHECKPOINT_S): should be"),
+    ],
+)
+def test_a_problem_names_the_variable_that_made_it(variable: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load(GOOD, **{variable: "0"})
+    assert said in str(caught.value)
+
+
+def test_set_is_named_too() -> None:
+    assert "model.settings.epochs (--set): epochs is 0" in refused(GOOD, "epochs=0")
+    assert "x (--set): unknown key" in refused(GOOD, "x.y.z=0")
 
 
 def test_a_date_that_does_not_exist_is_a_bad_value() -> None:
@@ -117,6 +159,9 @@ def test_binary_and_unreadable_files_are_told(tmp_path: Path) -> None:
         strict_yaml.read(binary)
     with pytest.raises(InputError, match="cannot read"):
         strict_yaml.read(tmp_path)
+    os.mkfifo(tmp_path / "pipe.yaml")  # nobody writes into it: reading would never end
+    with pytest.raises(InputError, match="it is not a file"):
+        strict_yaml.read(tmp_path / "pipe.yaml")
 
 
 @given(st.text(max_size=200))

@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.dlrm import etl
+from models.messages import Note
 from models.recdp import sources
+from models.recdp.check import check
 from models.recdp.criteo import CriteoReader
 from models.recdp.problems import LISTED, describe_bytes
 from models.worker import BAD_INPUT, InputProblem, StopFlag, Stopped
@@ -104,6 +106,35 @@ def test_bad_files(prepare, tmp_path, monkeypatch):
         with pytest.raises(InputProblem, match=expected) as caught:
             prepare([path], name=f"out-{name}")
         assert name in caught.value.what
+
+
+def labelled(*labels):
+    return text(*(line(0, str(label)) for label in labels))
+
+
+@pytest.mark.parametrize(("labels", "said"), [
+    ([0] * 200, "train: 140 rows with label 0, 0 with 1\nvalid: 20 rows with label 0, 0 with 1\n"
+     "test: 40 rows with label 0, 0 with 1"),
+    ([1] * 200, "test: 0 rows with label 0, 40 with 1"),
+    ([0, 1] * 70 + [1] * 20 + [0, 1] * 20, "valid: 0 rows with label 0, 20 with 1"),
+    ([1], "valid: 0 rows with label 0, 0 with 1"),
+], ids=["all 0", "all 1", "valid all 1", "one row"])  # fmt: skip
+def test_a_split_without_both_labels_is_refused(prepare, tmp_path, labels, said):
+    (tmp_path / "a.tsv").write_bytes(labelled(*labels))
+    with pytest.raises(InputProblem) as caught:
+        prepare([tmp_path / "a.tsv"])
+    assert said in caught.value.what
+    assert ("train" in caught.value.what) == (len(set(labels)) == 1)
+    assert "both labels" in caught.value.why and "split.by" in caught.value.todo
+
+
+@pytest.mark.parametrize(("labels", "said"), [([0] * 3, "label 0"), ([1], "label 1"), ([0, 1], "")])
+def test_check_warns_of_a_label_with_one_class(tmp_path, recorder, labels, said):
+    (tmp_path / "a.tsv").write_bytes(labelled(*labels))
+    spec = {"dataset": {"format": "criteo", "paths": [str(tmp_path / "a.tsv")]}}
+    assert check(spec, recorder, StopFlag())["rows"] == len(labels)
+    warnings = [m.text for m in recorder.messages if isinstance(m, Note)]
+    assert len(warnings) == bool(said) and all(said in text for text in warnings)
 
 
 def test_disk_too_small_says_how_much(prepare, tmp_path, monkeypatch):

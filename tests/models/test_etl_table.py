@@ -11,10 +11,12 @@ import pytest
 
 from models.recdp import table
 from models.recdp.blocks import SPLITS, Manifest
+from models.recdp.check import check
 from models.recdp.problems import Problems
 from models.recdp.sources import Dataset, plan_units
 from models.recdp.table import read_table
-from models.worker import InputProblem
+from models.worker import InputProblem, StopFlag
+from tests.models.conftest import Recorder
 
 pytestmark = pytest.mark.environment("etl")
 
@@ -98,6 +100,66 @@ def problems_of(tmp_path, content: bytes, **columns):
 ])  # fmt: skip
 def test_bad_cell(tmp_path, content, expected):
     assert expected in problems_of(tmp_path, content, numeric=["a"], categorical=["c"])[0]
+
+
+def write_typed(tmp_path, **changed):
+    """A parquet table of good columns, some of them replaced."""
+    rows = 6
+    good = {"y": pa.array([0, 1] * 3), "a": pa.array([1.0] * rows), "c": pa.array(["u"] * rows)}
+    pq.write_table(pa.table({**good, **changed}), tmp_path / "t.parquet")
+    return Dataset.parse({
+        "format": "table", "paths": [str(tmp_path / "t.parquet")],
+        "columns": {"label": "y", "numeric": ["a"], "categorical": ["c"]},
+    })  # fmt: skip
+
+
+def read_all(dataset):
+    found, chunks = Problems(), []
+    for unit in plan_units(dataset):
+        chunks += [chunk for chunk, _ in read_table(dataset, unit, found)]
+    return chunks, [str(problem) for problem in found.listed]
+
+
+@pytest.mark.parametrize("kind", [
+    pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.bool_(), pa.int8(),
+    pa.uint64(), pa.float32(), pa.decimal128(21, 2),
+])  # fmt: skip
+def test_labels_of_every_type_that_can_hold_them(tmp_path, kind):
+    label = pa.array(["0", "1"] * 3)
+    if "string" not in str(kind) and "binary" not in str(kind):
+        label = pa.array([0, 1] * 3)
+    for column in (label.cast(kind), label.cast(kind).dictionary_encode()):
+        chunks, problems = read_all(write_typed(tmp_path, y=column))
+        assert problems == []
+        assert chunks[0].label.tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize(("changed", "said"), [
+    ({"y": pa.nulls(6)}, "line 1, column y: found nothing; expected 0 or 1"),
+    ({"y": pa.nulls(6, pa.int64())}, "line 1, column y: found nothing; expected 0 or 1"),
+    ({"y": pa.array([[1]] * 6)}, "column y: found values of the type list<"),
+    ({"y": pa.array([0] * 6, pa.date32())}, "column y: found values of the type date32[day]"),
+    ({"c": pa.array([["u"]] * 6)}, "column c: found values of the type list<"),
+    ({"c": pa.array([{"u": 1}] * 6)}, "column c: found values of the type struct<"),
+    ({"c": pa.array([{"u": 1}] * 6)}, "expected text or whole numbers"),
+    ({"a": pa.array([[1.0]] * 6)}, "line 1, column a: found '[1.0]'; expected a number"),
+])  # fmt: skip
+def test_a_column_of_a_type_that_cannot_serve_is_named(tmp_path, changed, said):
+    dataset = write_typed(tmp_path, **changed)
+    chunks, problems = read_all(dataset)
+    assert said in problems[0]
+    assert [(c.rows, len(c.columns), c.numeric.shape) for c in chunks] == [(0, 1, (0, 1))]
+    with pytest.raises(InputProblem, match=r"t\.parquet") as caught:
+        check({"dataset": {"format": "table", "paths": [str(tmp_path / "t.parquet")],
+                           "columns": {"label": "y", "numeric": ["a"], "categorical": ["c"]}}},
+              Recorder(), StopFlag())  # fmt: skip
+    assert said in caught.value.what
+
+
+def test_a_table_in_utf_16_is_told(tmp_path):
+    with pytest.raises(InputProblem, match=r"t\.csv: .*utf-8") as caught:
+        problems_of(tmp_path, "y,a,c\n1,1,u\n".encode("utf-16"), numeric=["a"])
+    assert caught.value.todo == "write the table as text in UTF-8"
 
 
 def test_line_numbers_after_a_ragged_row(tmp_path):

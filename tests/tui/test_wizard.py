@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from textual.geometry import Size
 from textual.pilot import Pilot
 from textual.widgets import Button, Input
 
@@ -14,9 +15,10 @@ from aiok_tui.screens.review import ReviewScreen
 from aiok_tui.screens.run import RunScreen
 from aiok_tui.screens.wizard import WizardScreen
 from aiok_tui.widgets.form import Field
+from aiok_tui.widgets.paint import Paragraph
 from engine import api
 from engine.errors import EnvironmentProblem
-from tests.tui.conftest import Stage
+from tests.tui.conftest import VALUES, Stage
 
 WIDE, NARROW = (120, 36), (80, 24)
 Make = Callable[..., Stage]
@@ -120,6 +122,64 @@ async def test_a_default_that_follows_another_answer(stage: Make) -> None:
         for key, value in values.items():
             if key.startswith("model.settings.") and key != "model.settings.epochs":
                 assert value == wanted[key], key
+
+
+async def test_labels_take_the_width_there_is_at_once() -> None:
+    """No event has to arrive before a label is wrapped to its place."""
+    shown = Paragraph()
+    shown.say("word " * 30 + "end", "dim", strong=4)
+    assert [len(shown.lines_at(width)) for width in (200, 100, 20)] == [1, 2, 8]
+    assert shown.lines_at(200)[0][0] == ("word", "strong")
+    assert shown.get_content_height(Size(100, 1), Size(100, 1), 100) == 2
+    shown.say("")
+    assert shown.lines_at(20) == []
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+async def test_a_reopened_draft_has_its_labels_on_one_line(
+    stage: Make, size: tuple[int, int]
+) -> None:
+    here = stage(**{"model.settings.epochs": "3"})
+    async with here.app.run_test(size=size) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f3")
+        for field in here.app.screen.query(Field):
+            label = field.query_one(".label")
+            words = len(field.question.label) + 2 + len(field.question.help)
+            assert label.size.height == (1 if words <= label.size.width else 2)
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+async def test_the_review_leaves_gaps_and_shows_the_whole_line(
+    stage: Make, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "aiok run " + "/a-long-folder-name" * 6 + "/recipes/my-job.yaml"
+    here = stage()
+    monkeypatch.setattr(here.engine, "command_line", lambda _: line, raising=False)
+    async with here.app.run_test(size=size) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f10")
+        text = here.text()
+        assert line.replace(" ", "") in "".join(part.replace("Launch", "") for part in text.split())
+        for value in VALUES:
+            assert f"{value.key} " in text
+
+
+async def test_launching_before_the_plan_is_there_says_so(
+    stage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = stage()
+    said: list[str] = []
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f10")
+        screen = here.app.screen
+        assert isinstance(screen, ReviewScreen)
+        monkeypatch.setattr(here.app, "say", lambda text, **_: said.append(text))
+        screen.reviewed = None
+        screen.action_launch()
+    assert said == ["still planning: one moment"]
+    assert [what for what, *_ in here.engine.asked] == ["plan"]
 
 
 async def test_problems_close_the_launch_and_say_why(stage: Make) -> None:
