@@ -91,7 +91,7 @@ def test_files_that_cannot_be_read(aiok_home: Path) -> None:
     (aiok_home / "inventory.yaml").unlink()
     assert clusters.inventory().hosts == {}
     (aiok_home / "inventory.yaml").mkdir()
-    with pytest.raises(EnvironmentProblem, match=r"cannot read .*: Is a directory"):
+    with pytest.raises(EnvironmentProblem, match=r"cannot read .*: it is not a file"):
         clusters.inventory()
 
 
