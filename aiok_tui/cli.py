@@ -262,6 +262,21 @@ def doctor(json: Json = False) -> None:
     raise typer.Exit(output.print_findings(examine.findings(), json))
 
 
+@app.command()
+def bundle(
+    output_file: Annotated[Path, typer.Option("--output", "-o", help="The .tar file to write.")],
+    env: Annotated[
+        list[str] | None, typer.Option(help="An environment to take along; etl and torch if none.")
+    ] = None,
+) -> None:
+    """Make one file for a site without internet: this checkout with all the wheels it needs."""
+    from aiok_tui import job_output
+    from engine import bundle as packing
+
+    made = packing.make(output_file, env or ["etl", "torch"], job_output.progress_line("bundle"))
+    print(f"{made}: unpack it there and start aiok/scripts/aiok")
+
+
 @data_app.command("make")
 def data_make(
     output_folder: Annotated[Path, typer.Argument(help="A new folder.")],

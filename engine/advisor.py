@@ -20,6 +20,7 @@ BYTES_PER_ROW = {"criteo": 240.0, "table": 100.0}
 GZIP_FACTOR = 3.5
 START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0, "ipex": 12.0}
 ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0}
+TABLE_MEMORY, TABLE_SHARE = "model.settings.table_memory_gib", 0.5
 MANY_CORES = 8  # above it a rank gets several cores
 
 
@@ -182,9 +183,26 @@ def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
         origin = job.origins.get(key) or (
             f"profile {job.recipe.model.profile}" if name in profile else "built-in"
         )
+        limit = _table_memory(job, settings) if key == TABLE_MEMORY else None
+        if limit is not None and key not in job.origins:
+            found.append(limit)
+            continue
         plain = "-".join(map(str, setting)) if isinstance(setting, tuple) else setting
         found.append(PlannedValue(key=key, value=plain, origin=origin))
     return found
+
+
+def _table_memory(job: Job, settings: Mapping[str, Any]) -> PlannedValue | None:
+    """Over several hosts tables that do not fit beside each other are spread: half of a host's
+    memory is theirs, the rest for rows, gradients and the system."""
+    if not job.cluster or not settings.get("fused_tables"):
+        return None
+    room = {h.name: h.facts.memory_gib * TABLE_SHARE / h.capacity for h in job.cluster}
+    least = min(room, key=lambda name: room[name])
+    return PlannedValue(
+        key=TABLE_MEMORY, value=round(room[least], 2), origin="advisor",
+        reason=f"half of the memory of {least}, by its ranks: larger tables are spread over ranks",
+    )  # fmt: skip
 
 
 def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:

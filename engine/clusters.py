@@ -109,6 +109,12 @@ def interface_of(cluster: str) -> str | None:
     return known.interface if known else None
 
 
+def shared_folder(cluster: str) -> str | None:
+    """The folder that all hosts of a cluster see, where the inventory names one."""
+    known = inventory().clusters.get(cluster)
+    return known.shared if known else None
+
+
 def entries(name: str, known: Inventory | None = None) -> list[HostEntry]:
     """The hosts of a cluster, or one host; InputError for a name that is neither."""
     known = known or inventory()

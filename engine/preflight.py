@@ -125,6 +125,10 @@ def _look_between(hosts: Sequence[_Host], cluster: str, known: Inventory) -> Non
     homes = {name: str(site.home) for name, site in sites.items()}
     for problem in preflight.same_folder(homes):
         by_name[problem.host].note(problem)
+    shared = known.clusters[cluster].shared
+    if shared:
+        for problem in preflight.one_folder(list(sites.values()), shared):
+            by_name[problem.host].note(problem)
     interface = known.clusters[cluster].interface
 
     def look(site: Site) -> None:

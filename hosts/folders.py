@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from hosts.site import Site
@@ -86,13 +86,15 @@ def fetch_folder(
     return fetched
 
 
-def fetch_whole(site: Site, source: PurePosixPath, target: Path) -> None:
-    """Copy a host's folder to a place here where it appears whole or not at all."""
+def fetch_whole(sites: Sequence[Site], source: PurePosixPath, target: Path) -> None:
+    """Copy a folder of which each host may have a part to a place here, where it appears whole or
+    not at all. HostProblem when a host cannot be asked."""
     scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
-        fetch_folder(site, source, scratch)
+        for site in sites:
+            fetch_folder(site, source, scratch)
         if target.exists():
             shutil.rmtree(target)
         scratch.rename(target)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -251,6 +252,28 @@ def _interface(site: Site, others: Sequence[HostEntry], wanted: str | None) -> F
         todo = "correct `interface` of the cluster in the inventory, or leave it out"
         return Finding("problem", f"it has no network interface {wanted}", todo)
     return Finding("ok", f"reaches {names}; {wanted} is there")
+
+
+def one_folder(sites: Sequence[Site], folder: str) -> list[HostProblem]:
+    """Whether all hosts see the same folder: what the first one writes there, the others must see.
+
+    Returns a problem for each host that does not; nothing is left in the folder.
+    """
+    first, probe_file = sites[0], f"{folder}/.aiok-probe-{secrets.token_hex(8)}"
+    if first.transport.run(["/bin/sh", "-c", ': > "$1"', "sh", probe_file]).code:
+        return []  # that it cannot be written is told by `place`
+    try:
+        blind = [site for site in sites if site.transport.run(["test", "-e", probe_file]).code]
+    finally:
+        first.transport.run(["rm", "-f", probe_file])
+    return [
+        HostProblem(
+            site.name, f"{folder} is not the folder that {first.name} has there",
+            "a file written on one host is not seen on the other",
+            "mount the same storage on all hosts, or drop `shared` from the cluster",
+        )
+        for site in blind
+    ]  # fmt: skip
 
 
 def same_folder(homes: dict[str, str]) -> list[HostProblem]:

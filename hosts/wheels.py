@@ -26,16 +26,19 @@ Progress = Callable[[str, float, float], None]
 """Called with (phase, done, total), twice a second at least; what it raises ends the work."""
 
 BUILT_FROM = "built-from.txt"
+BUNDLED = Path(__file__).resolve().parent.parent / "bundle" / "wheels"  # of `aiok bundle`
 TICK_S = 0.5
 _TEMPORARY = (".incoming-", ".broken-")
 
 
 def find_wheels(lock: Lock, home: Path) -> dict[str, Path]:
-    """The wheels of a lock that HOME holds, by package name."""
+    """The wheels of a lock that HOME, or the bundle this checkout came from, holds, by name."""
     found = {}
-    built = {path.read_text(): path.parent for path in (home / "wheels").glob(f"*/{BUILT_FROM}")}
+    stores = [home / "wheels", BUNDLED]
+    built = {path.read_text(): path.parent
+             for store in stores for path in store.glob(f"*/{BUILT_FROM}")}  # fmt: skip
     for package in lock.packages:
-        folders = [home / "wheels" / digest for digest in package.hashes]
+        folders = [store / digest for store in stores for digest in package.hashes]
         folders += [built[digest] for digest in package.hashes if digest in built]
         wheels = (wheel for folder in folders for wheel in folder.glob("*.whl"))
         if wheel := next(wheels, None):

@@ -7,6 +7,7 @@ the head too, may be lost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,7 @@ from engine.plan import Step
 from engine.steps.context import PYTHON_VARIABLES, Context, StepListener
 from engine.store import remove_tree
 from engine.work import Launch, run_of_job, run_worker, write_spec
-from hosts import folders, mpi
+from hosts import bringup, folders, mpi
 from hosts.job import sweep_job
 from hosts.probe import free_port, route_to
 from hosts.site import Site
@@ -41,6 +42,11 @@ class ClusterTraining:
         self.head = sites[0]
         self.job = context.job(step)
         self.place = self.head.job(self.job)
+        identity = context.plan.step("etl").identity
+        shared = clusters.shared_folder(context.cluster)
+        # In a folder that all hosts see the data lies once.
+        self.shared = PurePosixPath(shared) / "aiok" if shared else None
+        self.data = self.shared / identity if self.shared else self.head.output(identity)
         self.kept = self.head.home / "checkpoints" / f"{context.folder.id}.{step.id}"
 
     def at_each(self, what: Callable[[Site], Any]) -> list[Any]:
@@ -74,7 +80,6 @@ class ClusterTraining:
 
     def send(self, checkpoints: Path) -> None:
         """Training data and the newest checkpoint to every host that lacks them."""
-        identity = self.context.plan.step("etl").identity
         whole = sorted(checkpoints.glob("step-*"))
         lock, done = Lock(), dict.fromkeys((site.name for site in self.sites), (0, 0))
 
@@ -91,12 +96,17 @@ class ClusterTraining:
             return progress
 
         def one(site: Site) -> None:
-            target = site.output(identity)
-            site.transport.run(["mkdir", "-p", str(target.parent), str(self.kept)])
-            folders.send_folder(site, self.context.output_of("etl"), target, tell(site))
+            site.transport.run(["mkdir", "-p", str(self.data.parent), str(self.kept)])
+            if self.shared is None:
+                folders.send_folder(site, self.context.output_of("etl"), self.data, tell(site))
             if whole:
                 folders.send_folder(site, whole[-1], self.kept / whole[-1].name)
 
+        if self.shared is not None:
+            bringup.keep(self.head, self.shared)
+            self.head.transport.run(["mkdir", "-p", str(self.shared)])
+            source = self.context.output_of("etl")
+            folders.send_folder(self.head, source, self.data, tell(self.head))
         self.at_each(one)
 
     def spec(self, plain: Mapping[str, Any], layouts: Sequence[mpi.HostRanks]) -> dict[str, Any]:
@@ -104,7 +114,7 @@ class ClusterTraining:
         port = free_port(self.head.transport, self.head.python, self.head.address, *PORTS)
         return {
             **plain,
-            "data": str(self.head.output(self.context.plan.step("etl").identity)),
+            "data": str(self.data),
             "output": str(self.place / "output"),
             "checkpoints": str(self.kept),
             "ranks": sum(host.layout.ranks for host in layouts),
@@ -140,7 +150,7 @@ class ClusterTraining:
         self.at_each(lambda site: site.transport.put(spec_file, str(self.place / "spec.json")))
         self.head.transport.run(["mkdir", "-p", str(self.place / "output")])
         argv, env = self.command(layouts)
-        listener = ClusterListener(self.context, self.step, self.head, checkpoints)
+        listener = ClusterListener(self.context, self.step, sites, checkpoints)
         listener.command(argv, env)
         launch = Launch(
             job=self.job, code=self.context.code.name, argv=argv, env=env,
@@ -173,15 +183,19 @@ class ClusterTraining:
                 prefix, str(self.head.ssh / "rsh"), interface, layouts, argv
             )
         code = str(self.head.code(self.context.code.name))
-        return argv, {"PYTHONPATH": code, **PYTHON_VARIABLES, **env}
+        # mpirun's own connections to the other hosts live longer than a cut that is survived.
+        grace = math.ceil(float(self.context.value("faults.grace_s")))
+        return argv, {"PYTHONPATH": code, "AIOK_GRACE_S": str(grace), **PYTHON_VARIABLES, **env}
 
 
 class ClusterListener(StepListener):
-    """Fetches each checkpoint when its rank says that it is whole; then it is told."""
+    """Fetches each checkpoint when rank 0 says that it is whole; then it is told."""
 
-    def __init__(self, context: Context, step: Step, head: Site, checkpoints: Path) -> None:
+    def __init__(
+        self, context: Context, step: Step, sites: Sequence[Site], checkpoints: Path
+    ) -> None:
         super().__init__(context, step)
-        self._head, self._folder = head, checkpoints
+        self._sites, self._folder = sites, checkpoints
         self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch checkpoints")
 
     def message(self, message: messages.Message, rank: int) -> None:
@@ -193,7 +207,7 @@ class ClusterListener(StepListener):
     def _fetch(self, path: PurePosixPath, message: messages.Saved) -> None:
         """Told when it is here: only then the loss of the head cannot lose it."""
         try:
-            folders.fetch_whole(self._head, path, self._folder / path.name)
+            folders.fetch_whole(self._sites, path, self._folder / path.name)
         except (HostProblem, OSError) as problem:
             text = f"the checkpoint of step {message.step} could not be fetched: {problem}"
             super().message(messages.Note(text=text, level="warning"), 0)
