@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from textual.screen import Screen
 from textual.theme import Theme
 
 from aiok_tui.actions import actions_of, key_name
-from aiok_tui.feed import TICK_S, Call, Calls, Engine, Feed, load_engine
+from aiok_tui.feed import TICK_S, Call, Calls, Engine, Feed, Jobs, load_engine
+from aiok_tui.hostboard import HostBoard, HostWork
 from aiok_tui.screens.base import FeedScreen, Turn
 from aiok_tui.widgets.glyphs import glyphs
 
@@ -69,6 +71,9 @@ class AiokApp(App[None], inherit_bindings=False):
         self.clock, self.background, self.first_run = clock, background, run
         self.feed = Feed(engine)
         self.calls = Calls(self._answer)
+        self.board = HostBoard(clock)
+        self.jobs = Jobs(self._answer, threads=background)
+        self.host_work = HostWork(self.feed, self.jobs, self.board, self.show_problem)
         self.crash: Exception | None = None
         self._ticks = 0
         self.register_theme(THEME)
@@ -171,6 +176,12 @@ class AiokApp(App[None], inherit_bindings=False):
 
         self.push_screen(WizardScreen())
 
+    def open_hosts(self) -> None:
+        """Show the hosts of the inventory."""
+        from aiok_tui.screens.hosts import HostsScreen
+
+        self.push_screen(HostsScreen())
+
     def action_palette(self) -> None:
         """Choose an action by its name."""
         from textual.command import CommandPalette
@@ -227,11 +238,12 @@ class AiokApp(App[None], inherit_bindings=False):
 
     def farewell(self) -> str:
         """What to print when the app is closed: how to come back."""
-        live = self.live_runs()
-        if not live:
-            return ""
-        many = f"{len(live)} runs go on" if len(live) > 1 else f"{live[0]} goes on"
-        return f"{many}; come back with: aiok   or: aiok show {live[0]}"
+        live, broken = self.live_runs(), self.host_work.broken_off()
+        words = [broken] if broken else []
+        if live:
+            many = f"{len(live)} runs go on" if len(live) > 1 else f"{live[0]} goes on"
+            words.append(f"{many}; come back with: aiok   or: aiok show {live[0]}")
+        return "\n".join(words)
 
     def _handle_exception(self, error: Exception) -> None:
         """Textual would print all locals; keep the error for `main`, which tells it in one text."""
@@ -271,4 +283,8 @@ def main(run: str | None = None) -> int:
         tell_error(app.crash)
     if words := app.farewell():
         print(words, file=sys.stderr)
-    return 1 if app.crash is not None else 0
+    code = 1 if app.crash is not None else 0
+    if any(not t.daemon and t is not threading.main_thread() for t in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(code)  # work on a host that does not answer must not hold up the end
+    return code

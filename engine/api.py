@@ -421,7 +421,10 @@ def run_path(run: str) -> Path:
 def run_hosts(run: str) -> list[str]:
     """The hosts of the cluster a run works on, the head first; [] on this machine alone."""
     plan_file = open_run_folder(run).plan
-    return [name for name in read_plan(plan_file).facts if name != LOCAL]
+    try:
+        return [name for name in read_plan(plan_file).facts if name != LOCAL]
+    except InputError:  # a run without a whole plan still has a state to show
+        return []
 
 
 def runs() -> list[RunSummary]:
