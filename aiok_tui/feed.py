@@ -301,11 +301,11 @@ class Jobs:
     """
 
     def __init__(self, answer: Callable[[Callable[[], None]], None], threads: bool = True) -> None:
-        self._answer, self._threads = answer, threads
+        self._answer, self.threads = answer, threads
 
     def start(self, call: Call) -> None:
         """Begin; `call.group` says in a word what is done."""
-        if self._threads:
+        if self.threads:
             threading.Thread(target=self._run, args=(call,), name=call.group, daemon=True).start()
         else:
             self._run(call)

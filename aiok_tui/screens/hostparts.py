@@ -59,6 +59,7 @@ def check_lines(row: HostRow, width: int) -> list[list[Cell]]:
             head += [[("     ", "plain"), *line] for line in problem_lines(problem, width - 5)]
         return head
     text = facts_text(row.facts, row.report) if row.facts is not None else ""
+    text = f"{fit(row.status, 10)}  {text}"
     return [[("OK   ", "good"), (fit(name + text, max(0, width - 5)), "plain")]]
 
 
@@ -125,6 +126,8 @@ def layout_line(layout: Sequence[tuple[str, int, int]]) -> list[Cell]:
     if not layout:
         return []
     total = sum(ranks for _, ranks, _ in layout)
-    shares = ", ".join(f"{host} {ranks} x {threads}" for host, ranks, threads in layout)
-    what = "rank" if total == 1 else "ranks"
-    return [("ranks", "dim"), (f"  {total} {what}: {shares} thread(s)", "plain")]
+    shares = ", ".join(
+        f"{ranks} on {host} ({threads} thread{'s' * (threads > 1)} each)"
+        for host, ranks, threads in layout
+    )
+    return [(f"{total} rank{'s' * (total > 1)}: {shares}", "dim")]

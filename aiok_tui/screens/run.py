@@ -223,8 +223,7 @@ class RunScreen(RunActions):
         meters.hosts(view.samples, silent, room.width, room.height, now)
         names = view.samples.keys() | silent.keys()
         lost = f", {len(silent)} silent" if silent else ""
-        more = "" if self.one_pane else "  (3 z: all of it)"
-        self._entitle("machine", f"{len(names)} hosts{lost}{more if len(names) > 5 else ''}")
+        self._entitle("machine", f"{len(names)} hosts{lost}", "net: MiB/s in and out")
 
     # --- log ---
 

@@ -103,6 +103,7 @@ class WizardScreen(FeedScreen):
         self.answers = dict(self.checked.answers)
         self.saved = "draft of last time; ctrl+n starts anew" if self.answers else ""
         self.query_one("#buttons").display = True
+        self._look_at_hosts()
         self.call_later(self._show_step, 0)
 
     # --- the engine's say ---

@@ -35,9 +35,9 @@ class Meters(Lines):
         `silent` are seconds by host; `now` 0 means that nothing goes on any more.
         """
         names = sorted({*samples, *silent}, key=lambda name: (name not in silent, name))
-        spark = max(0, min(40, (width - 48) // 2))
-        head = f"{'host':<11}{'cpu':>5}{'':{spark + 1}}{'memory':>9}{'':{spark + 1}}"
-        lines: list[list[Cell]] = [[(f"{head}{'net MiB/s':>10} {'job cpu':>8}", "dim")]]
+        spark = max(0, min(40, (width - 41) // 2))
+        head = f"{'host':<11}{'cpu':>5}{'':{spark + 1}}{'mem':>6}{'':{spark + 1}}{'net':>8}"
+        lines: list[list[Cell]] = [[(f"{head}{'job cpu':>9}", "dim")]]
         room = max(1, height - 1)
         for name in names if len(names) <= room else names[: room - 1]:
             age = silent.get(name)
@@ -98,7 +98,10 @@ def _pair(sample: Mapping[str, Any], one: str, other: str, a: str, b: str) -> st
 def _host_line(
     name: str, samples: Sequence[Mapping[str, Any]], silent_s: float | None, spark: int, now: float
 ) -> list[Cell]:
-    """One host: CPU and memory with their courses, network, the job's CPU, and what is wrong."""
+    """One host: CPU and memory with their courses, network, the job's CPU, and what is wrong.
+
+    Figures are % of all cores, % of memory, MiB/s both ways, % of one core.
+    """
     if not samples:
         said = "no samples yet" if silent_s is None else f"silent {silent_s:,.0f} s"
         return [(fit(name, 10) + " ", "plain"), (said, "dim" if silent_s is None else "bad")]
@@ -114,9 +117,9 @@ def _host_line(
     net = number(last, "net_rx_mib_s") + number(last, "net_tx_mib_s")
     line: list[Cell] = [
         (fit(name, 10) + " ", "plain"), (f"{number(last, 'cpu'):3.0f} %", tone),
-        course("cpu", 100.0), (f"{100 * share:7.0f} %", tone if stale or share < 0.9 else "bad"),
-        course("memory_used_gib", total or None), (f"{net:10.1f} ", tone),
-        (f"{number(last, 'job_cpu'):6.0f} %", tone),
+        course("cpu", 100.0), (f"{100 * share:4.0f} %", tone if stale or share < 0.9 else "bad"),
+        course("memory_used_gib", total or None), (f"{net:8.1f}", tone),
+        (f"{number(last, 'job_cpu'):7.0f} %", tone),
     ]  # fmt: skip
     if silent_s is not None:
         return [*line[:-2], (f" silent {max(silent_s, age if now else 0.0):,.0f} s", "bad")]
