@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -219,8 +218,11 @@ class AiokApp(App[None], inherit_bindings=False):
         return [run for run, goes_on in live.items() if goes_on]
 
     def action_close(self) -> None:
-        """Close the app; no run is touched."""
-        self.exit()
+        """Close the app; no run is touched. Work on hosts would end with it: that is asked."""
+        if self.host_work.broken_off():
+            self.action_interrupt()
+        else:
+            self.exit()
 
     def action_interrupt(self) -> None:
         """Ctrl+C asks whether to close the app, and never reaches a run."""
@@ -231,7 +233,9 @@ class AiokApp(App[None], inherit_bindings=False):
             return
         live = self.live_runs()
         goes_on = f"{', '.join(live)} will go on without it. " if live else ""
-        text = f"{goes_on}Ctrl+C again closes. To end a run, use s (Stop)."
+        broken = self.host_work.broken_off()
+        ends = f"Work on hosts is {broken}. " if broken else ""
+        text = f"{ends}{goes_on}Ctrl+C again closes. To end a run, use s (Stop)."
         self.push_screen(
             ConfirmScreen("Close the app?", text), lambda yes: self.exit() if yes else None
         )
@@ -267,7 +271,7 @@ def _has_terminal() -> bool:
 
 
 def main(run: str | None = None) -> int:
-    """Run the app in this terminal; the exit code."""
+    """Run the app in this terminal and end the process; returns only where there is none."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         print(
             "aiok: the app needs a terminal\n"
@@ -283,8 +287,7 @@ def main(run: str | None = None) -> int:
         tell_error(app.crash)
     if words := app.farewell():
         print(words, file=sys.stderr)
-    code = 1 if app.crash is not None else 0
-    if any(not t.daemon and t is not threading.main_thread() for t in threading.enumerate()):
-        sys.stderr.flush()
-        os._exit(code)  # work on a host that does not answer must not hold up the end
-    return code
+    # Python would wait for the threads of work that is under way, on a dead host for a long time.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if app.crash is not None else 0)

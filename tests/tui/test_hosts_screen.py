@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
+from aiok_tui.screens.confirm import ConfirmScreen
 from aiok_tui.screens.home import HomeScreen
 from aiok_tui.screens.hosts import HostsScreen
 from aiok_tui.screens.problem import ProblemScreen
@@ -184,9 +185,12 @@ async def test_what_is_worked_on_is_not_touched_twice(
         await press(here, pilot, "c", "u")
         assert isinstance(here.app.screen, HostsScreen)  # nothing is even asked
         assert here.engine.asked == asked
-        assert here.app.farewell().startswith(
-            "broken off; complete it with: aiok hosts down lab"
-        )
+        said = "broken off; complete it with: aiok hosts down lab"
+        assert here.app.farewell().startswith(said)
+        await press(here, pilot, "q")  # not closed without a question
+        assert isinstance(here.app.screen, ConfirmScreen)
+        assert "aiok hosts down lab" in here.text()
+        await press(here, pilot, "n")
         go_on.set()
 
 

@@ -261,7 +261,7 @@ async def test_all_hosts_of_a_run_are_in_the_machine_panel(
         log.close()
         await here.turn(pilot)
         lines = {line.split()[0]: line for line in meter_lines(here)[1:]}
-        assert list(lines)[0] == "h1" and "21 s ago" in lines["h3"]
+        assert next(iter(lines)) == "h1" and "21 s ago" in lines["h3"]
 
 
 async def test_more_hosts_than_lines_end_in_a_count(stage: Make) -> None:
