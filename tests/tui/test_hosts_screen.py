@@ -189,7 +189,7 @@ async def test_what_is_worked_on_is_not_touched_twice(
         assert here.app.farewell().startswith(said)
         await press(here, pilot, "q")  # not closed without a question
         assert isinstance(here.app.screen, ConfirmScreen)
-        assert "aiok hosts down lab" in here.text()
+        assert "Work on hosts is broken off" in here.text()
         await press(here, pilot, "n")
         go_on.set()
 
