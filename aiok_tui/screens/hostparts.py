@@ -33,7 +33,7 @@ def facts_text(facts: HostFacts, report: HostReport | None = None) -> str:
              f"disk {facts.disk_free_gib:.0f} GiB", f"python {cut(facts.python)}"]  # fmt: skip
     if report is not None and report.answer_s is not None:
         parts.append(f"{1000 * report.answer_s:.0f} ms")
-    return "   ".join(parts)
+    return "  ".join(parts)
 
 
 def problem_lines(problem: Problem, width: int) -> list[list[Cell]]:
@@ -59,7 +59,8 @@ def check_lines(row: HostRow, width: int) -> list[list[Cell]]:
             head += [[("     ", "plain"), *line] for line in problem_lines(problem, width - 5)]
         return head
     text = facts_text(row.facts, row.report) if row.facts is not None else ""
-    text = f"{fit(row.status, 10)}  {text}"
+    if width >= 90:
+        name += f"{fit(row.status, 10)}  "
     return [[("OK   ", "good"), (fit(name + text, max(0, width - 5)), "plain")]]
 
 
