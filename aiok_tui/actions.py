@@ -34,7 +34,8 @@ class Action:
     footer: bool = True
 
 
-HOME, RUN, WIZARD, REVIEW = "home", "run", "wizard", "review"
+HOME, RUN, WIZARD, REVIEW, HOSTS = "home", "run", "wizard", "review", "hosts"
+SCREENS = (HOME, RUN, WIZARD, REVIEW, HOSTS)
 _RUNS = (HOME, RUN)
 _FORM = (WIZARD, REVIEW)
 ACTIONS = (
@@ -50,6 +51,18 @@ ACTIONS = (
            "resume"),
     Action("open_report", "o", "Report", "say where the report lies and copy its path", _RUNS,
            "report"),
+    Action("open_hosts", "h", "Hosts", "see the machines that work runs on", (HOME,), "hosts list"),
+    Action("check_host", "c", "Check", "look what keeps the host under the cursor from working",
+           (HOSTS,), "hosts check"),
+    Action("check_hosts", "C", "Check all", "look at all hosts", (HOSTS,), "hosts check"),
+    Action("check_hosts", "f4", "Check hosts", "look at the hosts of the cluster again", (WIZARD,),
+           "hosts check"),
+    Action("hosts_up", "u", "Up", "make the cluster of the host ready", (HOSTS,), "hosts up",
+           Confirm.YES_NO),
+    Action("hosts_down", "d", "Down", "take everything of aiok off the cluster of the host",
+           (HOSTS,), "hosts down", Confirm.NAME),
+    Action("remove_host", "x", "Remove", "forget the host and its pinned key", (HOSTS,),
+           "hosts remove", Confirm.YES_NO),
     Action("find_in_log", "slash", "Find", "search the log", (RUN,), "logs"),
     Action("next_hit", "n", "Next hit", "go to the next place found", (RUN,), footer=False),
     Action("last_hit", "N", "Last hit", "go to the place found before", (RUN,), footer=False),
@@ -60,12 +73,12 @@ ACTIONS = (
     Action("last_log", "left_square_bracket", "Last log", "show the log file before", (RUN,),
            footer=False),
     Action("next_metric", "m", "Metric", "draw the next metric", (RUN,)),
-    Action("zoom", "z", "Zoom", "give the whole window to one panel, and back", (RUN,)),
+    Action("zoom", "z", "Zoom", "give the whole window to one panel, and back", (RUN, HOSTS)),
     Action("pane(1)", "1", "Steps", "go to the steps", (RUN,), footer=False),
     Action("pane(2)", "2", "Chart", "go to the chart", (RUN,), footer=False),
     Action("pane(3)", "3", "Machine", "go to the use of the machine", (RUN,), footer=False),
     Action("pane(4)", "4", "Log", "go to the log", (RUN,), footer=False),
-    Action("copy_line", "y", "Copy", "copy the equal command line", (RUN, REVIEW)),
+    Action("copy_line", "y", "Copy", "copy the equal command line", (RUN, REVIEW, HOSTS)),
     Action("step_back", "f2", "Back", "go to the step before", _FORM),
     Action("step_on", "f3", "Next", "go to the next step", (WIZARD,)),
     Action("review", "f10", "Review", "see the plan before it runs", (WIZARD,), "plan"),
@@ -73,11 +86,10 @@ ACTIONS = (
     Action("new_draft", "ctrl+n", "Anew", "forget all answers and begin again", (WIZARD,),
            footer=False),
     Action("leave", "escape", "Leave", "go back to the list of runs; nothing is lost",
-           (RUN, WIZARD, REVIEW)),
-    Action("palette", "ctrl+p", "Palette", "choose any of these by name", (HOME, RUN, *_FORM),
-           footer=False),
-    Action("close", "q", "Close", "close the app; runs go on without it", _RUNS),
-    Action("show_help", "question_mark", "Help", "what can be done here", _RUNS),
+           (RUN, WIZARD, REVIEW, HOSTS)),
+    Action("palette", "ctrl+p", "Palette", "choose any of these by name", SCREENS, footer=False),
+    Action("close", "q", "Close", "close the app; runs go on without it", (*_RUNS, HOSTS)),
+    Action("show_help", "question_mark", "Help", "what can be done here", (*_RUNS, HOSTS)),
     Action("show_help", "f1", "Help", "what can be done here", _FORM),
 )  # fmt: skip
 
@@ -119,7 +131,7 @@ def keymap_problems(keymap: Mapping[str, str]) -> list[str]:
     problems = []
     known = {binding_id(s, a) for a in ACTIONS for s in a.screens}
     problems += [f"{name}: there is no such action" for name in keymap if name not in known]
-    for screen in (HOME, RUN, WIZARD, REVIEW):
+    for screen in SCREENS:
         taken: dict[str, str] = {}
         for action in actions_of(screen):
             name = binding_id(screen, action)

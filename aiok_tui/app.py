@@ -16,7 +16,8 @@ from textual.screen import Screen
 from textual.theme import Theme
 
 from aiok_tui.actions import actions_of, key_name
-from aiok_tui.feed import TICK_S, Call, Calls, Engine, Feed, load_engine
+from aiok_tui.feed import TICK_S, Call, Calls, Engine, Feed, Jobs, load_engine
+from aiok_tui.hostboard import HostBoard, HostWork
 from aiok_tui.screens.base import FeedScreen, Turn
 from aiok_tui.widgets.glyphs import glyphs
 
@@ -69,6 +70,9 @@ class AiokApp(App[None], inherit_bindings=False):
         self.clock, self.background, self.first_run = clock, background, run
         self.feed = Feed(engine)
         self.calls = Calls(self._answer)
+        self.board = HostBoard(clock)
+        self.jobs = Jobs(self._answer, threads=background)
+        self.host_work = HostWork(self.feed, self.jobs, self.board, self.show_problem)
         self.crash: Exception | None = None
         self._ticks = 0
         self.register_theme(THEME)
@@ -171,6 +175,12 @@ class AiokApp(App[None], inherit_bindings=False):
 
         self.push_screen(WizardScreen())
 
+    def open_hosts(self) -> None:
+        """Show the hosts of the inventory."""
+        from aiok_tui.screens.hosts import HostsScreen
+
+        self.push_screen(HostsScreen())
+
     def action_palette(self) -> None:
         """Choose an action by its name."""
         from textual.command import CommandPalette
@@ -208,8 +218,11 @@ class AiokApp(App[None], inherit_bindings=False):
         return [run for run, goes_on in live.items() if goes_on]
 
     def action_close(self) -> None:
-        """Close the app; no run is touched."""
-        self.exit()
+        """Close the app; no run is touched. Work on hosts would end with it: that is asked."""
+        if self.host_work.broken_off():
+            self.action_interrupt()
+        else:
+            self.exit()
 
     def action_interrupt(self) -> None:
         """Ctrl+C asks whether to close the app, and never reaches a run."""
@@ -220,18 +233,21 @@ class AiokApp(App[None], inherit_bindings=False):
             return
         live = self.live_runs()
         goes_on = f"{', '.join(live)} will go on without it. " if live else ""
-        text = f"{goes_on}Ctrl+C again closes. To end a run, use s (Stop)."
+        broken = self.host_work.broken_off()
+        ends = f"Work on hosts is {broken}. " if broken else ""
+        text = f"{ends}{goes_on}Ctrl+C again closes. To end a run, use s (Stop)."
         self.push_screen(
             ConfirmScreen("Close the app?", text), lambda yes: self.exit() if yes else None
         )
 
     def farewell(self) -> str:
         """What to print when the app is closed: how to come back."""
-        live = self.live_runs()
-        if not live:
-            return ""
-        many = f"{len(live)} runs go on" if len(live) > 1 else f"{live[0]} goes on"
-        return f"{many}; come back with: aiok   or: aiok show {live[0]}"
+        live, broken = self.live_runs(), self.host_work.broken_off()
+        words = [broken] if broken else []
+        if live:
+            many = f"{len(live)} runs go on" if len(live) > 1 else f"{live[0]} goes on"
+            words.append(f"{many}; come back with: aiok   or: aiok show {live[0]}")
+        return "\n".join(words)
 
     def _handle_exception(self, error: Exception) -> None:
         """Textual would print all locals; keep the error for `main`, which tells it in one text."""
@@ -255,7 +271,7 @@ def _has_terminal() -> bool:
 
 
 def main(run: str | None = None) -> int:
-    """Run the app in this terminal; the exit code."""
+    """Run the app in this terminal and end the process; returns only where there is none."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         print(
             "aiok: the app needs a terminal\n"
@@ -271,4 +287,7 @@ def main(run: str | None = None) -> int:
         tell_error(app.crash)
     if words := app.farewell():
         print(words, file=sys.stderr)
-    return 1 if app.crash is not None else 0
+    # Python would wait for the threads of work that is under way, on a dead host for a long time.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if app.crash is not None else 0)

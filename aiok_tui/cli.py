@@ -154,7 +154,7 @@ def show(
 
     if follow:
         raise typer.Exit(output.follow_to_end(run, json))
-    output.print_state(api.state(run), json)
+    output.print_state(api.state(run), json, api.run_hosts(run))
 
 
 @app.command()

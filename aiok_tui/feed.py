@@ -19,8 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiok_tui.widgets.logfile import LogFile
 
 if TYPE_CHECKING:
-    from engine.api import Plan, Question, RunSummary
+    from engine.api import HostReport, Outcome, Plan, Question, RunSummary
+    from engine.clusters import Inventory
+    from engine.host_jobs import Progress
     from engine.state import RunState
+
+    Told = Callable[[HostReport], None]
 
 RUNS_EVERY_S = 2.0
 RUN_EVERY_S = 0.25
@@ -32,7 +36,7 @@ class Following(Protocol):
     """What engine.api.Follower offers."""
 
     state: RunState
-    samples: list[dict[str, Any]]
+    samples: dict[str, list[dict[str, Any]]]
 
     def poll(self) -> bool:
         """Read what is new; True when anything changed."""
@@ -58,6 +62,16 @@ class Engine(Protocol):
     def stop(self, run: str, kill: bool = False, /) -> bool: ...
     def resume(self, run: str, /) -> str: ...
     def report(self, run: str, /) -> Path: ...
+    def inventory(self) -> Inventory: ...
+    def check_hosts(self, names: Sequence[str], *, told: Told) -> list[HostReport]: ...
+    def rank_layout(
+        self, reports: Sequence[HostReport], ranks: str, /
+    ) -> list[tuple[str, int, int]]: ...
+    def hosts_up(
+        self, name: str, environments: Sequence[str], progress: Progress, /
+    ) -> list[Outcome]: ...
+    def hosts_down(self, name: str, /) -> list[Outcome]: ...
+    def remove_host(self, name: str, /) -> None: ...
 
 
 def load_engine() -> Engine:
@@ -73,7 +87,7 @@ class RunView:
 
     run: str
     state: RunState
-    samples: Sequence[Mapping[str, Any]]
+    samples: Mapping[str, Sequence[Mapping[str, Any]]]  # of each host
     logs: Sequence[tuple[str, Path]] = ()
     version: int = 0
 
@@ -220,9 +234,8 @@ class Feed:
         changed = follower.poll()
         if changed or fresh or old is None or logs != old.logs:
             version = self.latest.version = self.latest.version + 1
-            self.latest.view = RunView(
-                run, snapshot(follower.state), tuple(follower.samples), logs, version
-            )
+            samples = {host: tuple(kept) for host, kept in follower.samples.items()}
+            self.latest.view = RunView(run, snapshot(follower.state), samples, logs, version)
 
 
 @dataclass(frozen=True)
@@ -272,6 +285,32 @@ class Calls:
         number, call = item
         if call.group and self._newest[call.group] != number:
             return
+        try:
+            result = call.work()
+        except Exception as error:  # noqa: BLE001 - handed to the caller, who shows it
+            problem = error
+            self._answer(lambda: call.failed(problem))
+        else:
+            self._answer(lambda: call.done(result))
+
+
+class Jobs:
+    """Long work, each in a thread of its own: nothing waits for it, and it waits for nothing.
+
+    `answer` is that of Calls. Without `threads` (tests) the work is done here and now.
+    """
+
+    def __init__(self, answer: Callable[[Callable[[], None]], None], threads: bool = True) -> None:
+        self._answer, self.threads = answer, threads
+
+    def start(self, call: Call) -> None:
+        """Begin; `call.group` says in a word what is done."""
+        if self.threads:
+            threading.Thread(target=self._run, args=(call,), name=call.group, daemon=True).start()
+        else:
+            self._run(call)
+
+    def _run(self, call: Call) -> None:
         try:
             result = call.work()
         except Exception as error:  # noqa: BLE001 - handed to the caller, who shows it

@@ -391,10 +391,10 @@ def print_runs(found: Sequence[api.RunSummary], as_json: bool) -> None:
     print(table(rows, ["run", "state", "step", "progress", "best", "created"]))
 
 
-def print_state(state: RunState, as_json: bool) -> None:
-    """Everything about one run."""
+def print_state(state: RunState, as_json: bool, hosts: Sequence[str] = ()) -> None:
+    """Everything about one run; `hosts` are those of its cluster."""
     if as_json:
-        plain = asdict(state)
+        plain = {**asdict(state), "hosts": list(hosts)}
         plain["curves"] = {f"{split} {name}": [asdict(p) for p in points]
                            for (name, split), points in state.curves.items()}  # fmt: skip
         for step in plain["steps"].values():
@@ -403,6 +403,10 @@ def print_state(state: RunState, as_json: bool) -> None:
         print_json(plain)
         return
     print(clean(f"{state.id}: {state.status}, recipe {state.recipe}   {state.command}"))
+    if hosts:
+        silent = {name: f"{name} (silent for {seconds:.0f} s)"
+                  for name, seconds in state.silent_hosts.items()}  # fmt: skip
+        print(clean(f"hosts: {', '.join(silent.get(name, name) for name in hosts)}"))
     print(table(step_rows(state), ["step", "state", "time", "rows/s", "result"]))
     for step in state.steps.values():
         if step.status is StepStatus.RUNNING:

@@ -10,6 +10,7 @@ from engine.errors import EnvironmentProblem
 from engine.facts import FileFacts
 from engine.plan import Estimate, Plan, PlannedValue, Step, identify
 from engine.recipe import Recipe, Value, flatten
+from hosts import mpi
 from hosts.inventory import LOCAL
 from hosts.probe import HostFacts
 from models import catalog
@@ -90,6 +91,20 @@ def one_host_ranks(facts: HostFacts) -> int:
     """Ranks that use a host well: one a core, on a large host one for several cores of a node."""
     cores = facts.physical_cores
     return cores if cores <= MANY_CORES else max(len(facts.numa), cores // MANY_CORES)
+
+
+def lay_out(
+    hosts: Sequence[ClusterHost], ranks: int | None = None
+) -> list[tuple[ClusterHost, mpi.Layout]]:
+    """How ranks lie on the hosts of a cluster, by default as many as they take; a host that gets
+    none is left out."""
+    capacities = [host.capacity for host in hosts]
+    shares = mpi.share_ranks(capacities, sum(capacities) if ranks is None else ranks)
+    return [
+        (host, mpi.plan_layout(host.facts, share))
+        for host, share in zip(hosts, shares, strict=True)
+        if share
+    ]
 
 
 def _etl(job: Job) -> list[Value]:

@@ -16,12 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import clusters, datasets, environments, facts, preflight, recipe
+from engine import clusters, datasets, environments, facts, host_jobs, preflight, recipe
 from engine import events as ev
-from engine.advisor import ClusterHost, Job, make_plan, refuse
+from engine.advisor import ClusterHost, Job, lay_out, make_plan, refuse
+from engine.clusters import inventory
 from engine.code import deploy
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, InputError
+from engine.host_jobs import Outcome, Progress
+from engine.host_jobs import down as hosts_down
+from engine.host_jobs import remove as remove_host
 from engine.plan import Plan, read_plan
+from engine.preflight import HostReport
+from engine.preflight import check as check_hosts
 from engine.questions import STEPS, Question, check_answers, questions, recipe_text, to_data
 from engine.state import RunState, RunStatus
 from engine.store import (
@@ -51,10 +57,11 @@ from models.api import ModelSpec
 from models.settings import nearest
 
 __all__ = [
-    "Follower", "HostFacts", "Plan", "Question", "RunSummary", "check_answers", "command_line",
-    "events_since", "host_facts", "load_draft", "log_files", "models", "plan", "questions",
-    "recipe_text", "report", "resume", "run_path", "runs", "save_draft", "save_recipe", "start",
-    "state", "stop", "wizard_steps",
+    "Follower", "HostFacts", "HostReport", "Outcome", "Plan", "Question", "RunSummary",
+    "check_answers", "check_hosts", "command_line", "events_since", "host_facts", "hosts_down",
+    "hosts_up", "inventory", "load_draft", "log_files", "models", "plan", "questions",
+    "rank_layout", "recipe_text", "remove_host", "report", "resume", "run_hosts", "run_path",
+    "runs", "save_draft", "save_recipe", "start", "state", "stop", "wizard_steps",
 ]  # fmt: skip
 
 
@@ -179,6 +186,29 @@ def cluster_hosts(name: str) -> tuple[ClusterHost, ...]:
         for report in reports
         if report.facts is not None
     )  # fmt: skip
+
+
+def rank_layout(reports: Sequence[HostReport], ranks: str = "auto") -> list[tuple[str, int, int]]:
+    """(host, ranks, threads of a rank) of a training on these hosts, those without facts apart.
+
+    `ranks` is the wizard's answer: auto, or a number.
+    """
+    known = clusters.inventory().hosts
+    hosts = [
+        ClusterHost(name=r.host, slots=known[r.host].slots, facts=r.facts)
+        for r in reports
+        if r.facts is not None and r.host in known
+    ]
+    wanted = int(ranks) if ranks.isdigit() and int(ranks) > 0 else None
+    if not hosts:
+        return []
+    return [(host.name, found.ranks, found.threads) for host, found in lay_out(hosts, wanted)]
+
+
+def hosts_up(name: str, environment_names: Sequence[str], progress: Progress) -> list[Outcome]:
+    """Make the hosts of a cluster, or one host, ready; see host_jobs.up."""
+    locks = [environments.lock_of(environment) for environment in environment_names]
+    return host_jobs.up(name, locks, progress)
 
 
 def _named_dataset(
@@ -388,6 +418,15 @@ def run_path(run: str) -> Path:
     return open_run_folder(run).path
 
 
+def run_hosts(run: str) -> list[str]:
+    """The hosts of the cluster a run works on, the head first; [] on this machine alone."""
+    plan_file = open_run_folder(run).plan
+    try:
+        return [name for name in read_plan(plan_file).facts if name != LOCAL]
+    except InputError:  # a run without a whole plan still has a state to show
+        return []
+
+
 def runs() -> list[RunSummary]:
     """All runs, newest first; a damaged one is listed, never hides the others."""
     found = []
@@ -452,7 +491,7 @@ def events_since(run: str, offset: int) -> tuple[list[ev.Event], int]:
 
 
 class Follower:
-    """Reads what is new of one run. One thread at a time."""
+    """Reads what is new of one run. One thread at a time. `samples` are the last of each host."""
 
     SAMPLES = 600
 
@@ -461,7 +500,7 @@ class Follower:
         self._offset = 0
         self._sample_offsets: dict[Path, int] = {}
         self.state = RunState(id=run)
-        self.samples: list[dict[str, Any]] = []
+        self.samples: dict[str, list[dict[str, Any]]] = {}
         self.new_events: list[ev.Event] = []
 
     def poll(self) -> bool:
@@ -486,11 +525,14 @@ class Follower:
         fresh = False
         for path in sorted((self._folder.path / "telemetry").glob("*.jsonl")):
             lines, self._sample_offsets[path] = read_lines(path, self._sample_offsets.get(path, 0))
+            kept = self.samples.setdefault(path.stem, [])
             for line in lines:
                 with contextlib.suppress(ValueError):
-                    self.samples.append(json.loads(line))
-                    fresh = True
-        del self.samples[: -self.SAMPLES]
+                    sample = json.loads(line)
+                    if isinstance(sample, dict):
+                        kept.append(sample)
+                        fresh = True
+            del kept[: -self.SAMPLES]
         return fresh
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from engine import clusters, environments
 from engine.clusters import AT_ONCE, Password
 from hosts import preflight, provision
 from hosts.inventory import HostEntry, Inventory
-from hosts.preflight import Finding, HostReport
+from hosts.preflight import Finding, HostReport, HostStatus
 from hosts.probe import HostFacts, probe
 from hosts.site import Site
 from hosts.transport import HostProblem, Transport
 
-__all__ = ["HostReport", "check"]
+if TYPE_CHECKING:  # paramiko and cryptography take their time to import
+    from hosts.bringup import Placed
+
+__all__ = ["HostReport", "HostStatus", "check"]
 
 WORKS_IN = "torch"  # the environment that training needs
 SCRATCH_GIB = 0.2  # checkpoints and logs, where all is installed
@@ -31,6 +36,8 @@ class _Host:
     site: Site | None = None
     python: str = ""
     facts: HostFacts | None = None
+    placed: Placed | None = None
+    answer_s: float | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def note(self, problem: HostProblem) -> None:
@@ -39,10 +46,22 @@ class _Host:
         if finding not in self.findings:
             self.findings.append(finding)
 
+    def report(self) -> HostReport:
+        """What is known of it so far."""
+        return HostReport(
+            host=self.entry.name, facts=self.facts, findings=tuple(self.findings),
+            placed=self.placed, answer_s=self.answer_s,
+        )  # fmt: skip
 
-def check(names: Sequence[str] = (), password: Password | None = None) -> list[HostReport]:
+
+def check(
+    names: Sequence[str] = (),
+    password: Password | None = None,
+    told: Callable[[HostReport], None] = lambda report: None,
+) -> list[HostReport]:
     """What there is to say about hosts and clusters; all of the inventory when none is named.
 
+    `told` hears of each host as soon as it was looked at by itself, from any thread.
     EnvironmentProblem for a bad inventory, InputError for an unknown name.
     """
     known = clusters.inventory()
@@ -55,16 +74,13 @@ def check(names: Sequence[str] = (), password: Password | None = None) -> list[H
     ]
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda host: _look(host, known), hosts))
+            list(pool.map(lambda host: _look(host, known, told), hosts))
         for cluster in dict.fromkeys(host.cluster for host in hosts if host.cluster):
             _look_between([host for host in hosts if host.cluster == cluster], cluster, known)
     finally:
         for host in hosts:
             host.transport.close()
-    return [
-        HostReport(host=host.entry.name, facts=host.facts, findings=tuple(host.findings))
-        for host in hosts
-    ]
+    return [host.report() for host in hosts]
 
 
 def _cluster(host: str, names: Sequence[str], known: Inventory) -> str | None:
@@ -73,7 +89,7 @@ def _cluster(host: str, names: Sequence[str], known: Inventory) -> str | None:
     return next((name for name in mine if name in names), mine[0] if mine else None)
 
 
-def _look(host: _Host, known: Inventory) -> None:
+def _look(host: _Host, known: Inventory, told: Callable[[HostReport], None]) -> None:
     """All that can be said of a host by itself."""
     owners = known.doubly_used().get(host.entry.name)
     if owners:
@@ -82,11 +98,18 @@ def _look(host: _Host, known: Inventory) -> None:
         _look_inside(host, known)
     except HostProblem as problem:
         host.note(problem)
+    told(host.report())
 
 
 def _look_inside(host: _Host, known: Inventory) -> None:
+    from hosts.bringup import placed
+
     entry, transport = host.entry, host.transport
     home = clusters.work_folder(entry, transport)
+    began = time.perf_counter()
+    transport.run(["true"])  # the channel is open by now
+    host.answer_s = time.perf_counter() - began
+    host.placed = placed(transport, home)
     try:
         host.python = clusters.find_python(entry, transport)
     except HostProblem as problem:

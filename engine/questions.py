@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import datasets
-from engine.errors import InputError
+from engine import clusters, datasets
+from engine.errors import EnvironmentProblem, InputError
 from engine.facts import data_files
 from engine.recipe import flatten, load, put
 from engine.store import safe_name
 from engine.strict_yaml import Source, to_yaml
+from hosts.inventory import LOCAL
 from models import catalog
 from models.api import ModelSpec
 
@@ -119,15 +120,36 @@ def _model(answers: Mapping[str, str]) -> list[Question]:
 
 
 def _cluster() -> list[Question]:
+    choices, trouble = _places()
+    words = f"where the work runs{'; ' if trouble else ''}{trouble}"
     return [
-        Question("cluster", "cluster", "Cluster", "where the work runs", "choice",
-                 (("localhost", "this machine"),), "localhost"),
+        Question("cluster", "cluster", "Cluster", words, "choice", choices, LOCAL),
         Question("train.ranks", "cluster", "Training processes",
                  "auto, or a number (ranks under mpirun)", "text", (), "auto"),
         Question("etl.engine", "cluster", "ETL engine", "what prepares the data", "choice",
                  (("auto", "auto"), ("sail", "Sail (embedded, no Java)"),
                   ("spark", "Apache Spark (needs Java)")), "auto"),
     ]  # fmt: skip
+
+
+def _places() -> tuple[tuple[tuple[str, str], ...], str]:
+    """This machine, the clusters, and the hosts outside of them; what is wrong with the inventory.
+
+    A damaged inventory takes away no more than the choice.
+    """
+    here = (LOCAL, "this machine")
+    try:
+        known = clusters.inventory()
+    except EnvironmentProblem as problem:
+        return (here,), f"{problem.what}. {problem.todo}".strip(". ")
+    groups = tuple(
+        (name, f"{name}: {', '.join(cluster.hosts)}") for name, cluster in known.clusters.items()
+    )
+    lone = tuple(
+        (name, f"{name}: {host.address}") for name, host in known.hosts.items()
+        if known.cluster_of(name) is None
+    )  # fmt: skip
+    return (here, *groups, *lone), ""
 
 
 def _goal(answers: Mapping[str, str]) -> list[Question]:

@@ -8,24 +8,25 @@ nothing and a half-made host is completed. `down` undoes the host's own ledger (
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hosts import provision
+from hosts import installer, provision
 from hosts.folders import is_there, send_folder
 from hosts.inventory import HostEntry
 from hosts.lockfile import Lock
 from hosts.login import known_name
 from hosts.site import Site
-from hosts.transport import HostProblem
+from hosts.transport import HostProblem, Transport
 
 PLACER = Path(__file__).with_name("placer.py")
 Progress = Callable[[str, float, float], None]
@@ -106,6 +107,59 @@ def place(site: Site, items: Sequence[dict[str, Any]]) -> list[str]:
         "changed"
     ]
     return changed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a host's ledger: kind is folder, file, line or tree."""
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """What aiok has on a host: the ledger's entries, and the code and environments that are whole.
+
+    `is_ready`: `up` came to its end there.
+    """
+
+    entries: Sequence[Entry]
+    whole: Sequence[str]
+
+    @property
+    def is_ready(self) -> bool:
+        """The code is there, and an environment where one was begun."""
+        begun = any(entry.path.endswith("/envs") for entry in self.entries)
+        return any("/code/" in path for path in self.whole) and (
+            not begun or any("/envs/" in path for path in self.whole)
+        )
+
+
+LEDGER_MOST = 1 << 20  # bytes; a longer one is none of ours
+LOOK = f"""
+head -c {LEDGER_MOST} -- "$1/ledger.jsonl" 2>/dev/null
+echo
+for at in "$1"/code/*/ "$1"/envs/*/{installer.MARKER}; do
+    [ -e "$at" ] && echo "whole $at"
+done
+true
+"""
+
+
+def placed(transport: Transport, home: PurePosixPath) -> Placed:
+    """What a host's ledger lists; nothing on a bare host. One command, no Python needed there."""
+    said = transport.run(["/bin/sh", "-c", LOOK, "sh", str(home)], timeout_s=30).stdout
+    entries, whole = [], []
+    for line in said.splitlines():
+        if line.startswith("whole "):
+            whole.append(line.removeprefix("whole ").rstrip("/"))
+            continue
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # torn, or not of our making
+            entry = json.loads(line)
+            if entry["kind"] != "kept":  # only the times of a folder that was there before
+                entries.append(Entry(str(entry["kind"]), str(entry["path"])))
+    return Placed(entries=tuple(entries), whole=tuple(whole))
 
 
 def keep(site: Site, folder: object) -> None:

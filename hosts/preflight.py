@@ -12,13 +12,17 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hosts.inventory import HostEntry
 from hosts.probe import HostFacts, route_to
 from hosts.site import Site
 from hosts.transport import HostProblem, Transport, clean
+
+if TYPE_CHECKING:  # it imports cryptography
+    from hosts.bringup import Placed
 
 SKEW_NOTE_S, SKEW_S = 2.0, 60.0
 MEMORY_GIB = 4.0
@@ -35,13 +39,37 @@ class Finding:
     why: str = ""
 
 
+class HostStatus(StrEnum):
+    """How a host stands."""
+
+    UNREACHABLE = "unreachable"
+    BARE = "bare"
+    HALF = "half-made"
+    READY = "ready"
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostReport:
-    """All that was found about a host; `facts` is None where no Python could tell them."""
+    """All that was found about a host; `facts` is None where no Python could tell them.
+
+    `placed` is what aiok has there, None where the host did not let us in; `answer_s` is how long
+    it took to answer a command.
+    """
 
     host: str
     facts: HostFacts | None
     findings: Sequence[Finding]
+    placed: Placed | None = None
+    answer_s: float | None = None
+
+    @property
+    def status(self) -> HostStatus:
+        """Whether aiok can work there at once, after `up`, or not at all."""
+        if self.placed is None:
+            return HostStatus.UNREACHABLE
+        if self.placed.is_ready:
+            return HostStatus.READY
+        return HostStatus.HALF if self.placed.entries else HostStatus.BARE
 
     @property
     def problems(self) -> list[HostProblem]:

@@ -183,6 +183,10 @@ class HomeScreen(RunActions):
         """Start the wizard."""
         self.aiok.open_wizard()
 
+    def action_open_hosts(self) -> None:
+        """See the hosts."""
+        self.aiok.open_hosts()
+
     def action_copy_line(self) -> None:
         """The command line's equal of opening a run."""
         found = self.target()

@@ -14,6 +14,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button
 
 from aiok_tui.actions import REVIEW, bindings, hints
+from aiok_tui.feed import Call
 from aiok_tui.screens.base import FeedScreen
 from aiok_tui.screens.problem import problem_lines
 from aiok_tui.widgets.hints import Hints
@@ -131,9 +132,13 @@ class ReviewScreen(FeedScreen):
         feed, answers = self.aiok.feed, dict(self.answers)
         self.query_one("#left").focus()
         self._show()
-        self.aiok.do("review", lambda: review(feed.engine, answers), self._planned)
+        plan = Call("review", lambda: review(feed.engine, answers), self._planned,
+                    self.aiok.show_problem)  # fmt: skip
+        self.aiok.jobs.start(plan)  # it asks hosts: a dead one must not hold up other calls
 
     def _planned(self, reviewed: Reviewed) -> None:
+        if not self.is_attached:  # the user went back meanwhile
+            return
         self.reviewed = reviewed
         go = self.query_one("#go", Button)
         go.disabled = bool(reviewed.problems)

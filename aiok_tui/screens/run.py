@@ -208,12 +208,22 @@ class RunScreen(RunActions):
             self._entitle("chart", (name or "chart") + more)
         machine = self.query_one("#machine")
         if machine.display:
-            host = str(view.samples[-1].get("host", "")) if view.samples else ""
-            samples = [s for s in view.samples if s.get("host", "") == host]
-            meters = self.query_one("#meters", Meters)
-            meters.samples(samples, meters.content_size.width,
-                           now if view.state.status.is_live else 0.0)  # fmt: skip
-            self._entitle("machine", host or "machine")
+            self._draw_machines(view, now if view.state.status.is_live else 0.0)
+
+    def _draw_machines(self, view: RunView, now: float) -> None:
+        """One machine in full, or a line for each host."""
+        meters = self.query_one("#meters", Meters)
+        room = meters.content_size
+        silent = view.state.silent_hosts
+        if len(view.samples) <= 1 and not silent:
+            host, samples = next(iter(view.samples.items()), ("machine", ()))
+            meters.samples(samples, room.width, now)
+            self._entitle("machine", host)
+            return
+        meters.hosts(view.samples, silent, room.width, room.height, now)
+        names = view.samples.keys() | silent.keys()
+        lost = f", {len(silent)} silent" if silent else ""
+        self._entitle("machine", f"{len(names)} hosts{lost}", "net: MiB/s in and out")
 
     # --- log ---
 

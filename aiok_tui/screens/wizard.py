@@ -17,14 +17,16 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button
 
 from aiok_tui.actions import WIZARD, bindings, hints
-from aiok_tui.screens.base import FeedScreen
+from aiok_tui.screens import hostparts
+from aiok_tui.screens.base import FeedScreen, Turn
 from aiok_tui.widgets.form import Field
 from aiok_tui.widgets.hints import Hints
-from aiok_tui.widgets.paint import Lines, spread
+from aiok_tui.widgets.paint import Cell, Lines, spread
 from aiok_tui.widgets.stepper import Stepper
 
 if TYPE_CHECKING:
     from aiok_tui.feed import Engine
+    from aiok_tui.hostboard import HostRow
     from engine.api import Question
 
 
@@ -69,6 +71,7 @@ class WizardScreen(FeedScreen):
         self.visited: set[int] = set()
         self.stale: set[int] = set()
         self.saved = ""
+        self._drawn: tuple[object, ...] = ()
 
     def compose(self) -> ComposeResult:
         """The step line, the questions, and the two ways to go."""
@@ -100,9 +103,32 @@ class WizardScreen(FeedScreen):
         self.answers = dict(self.checked.answers)
         self.saved = "draft of last time; ctrl+n starts anew" if self.answers else ""
         self.query_one("#buttons").display = True
+        self._look_at_hosts()
         self.call_later(self._show_step, 0)
 
     # --- the engine's say ---
+
+    @property
+    def cluster(self) -> str:
+        """The cluster of the answers, "" for this machine."""
+        found = next((q for q in self._all_questions() if q.key == "cluster"), None)
+        answer = self.answers.get("cluster", found.default if found else "")
+        return "" if found is None or answer == found.default else answer
+
+    def _hosts(self) -> list[HostRow]:
+        board = self.aiok.board
+        return [board.rows[name] for name in board.members(self.cluster)] if self.cluster else []
+
+    def action_check_hosts(self) -> None:
+        """Look at the hosts of the cluster, those that nobody has looked at or all again."""
+        self._look_at_hosts(again=True)
+
+    def _look_at_hosts(self, again: bool = False) -> None:
+        work = self.aiok.host_work
+        if self.cluster:
+            work.listing(lambda: work.check(
+                [row.name for row in self._hosts() if again or row.report is None]
+            ))  # fmt: skip
 
     def _ask(self) -> None:
         """Have the answers checked and kept; of several changes only the last counts."""
@@ -130,17 +156,48 @@ class WizardScreen(FeedScreen):
             fields[question.key].renew(question, self.answers.get(question.key))
         self._show_problems()
 
+    def _all_questions(self) -> list[Question]:
+        return self.checked.questions if self.checked is not None else []
+
     def _questions(self) -> list[Question]:
-        if self.checked is None or not self.steps:
-            return []
-        return [q for q in self.checked.questions if q.step == self.steps[self.step]]
+        return [q for q in self._all_questions() if self.steps and q.step == self.steps[self.step]]
 
     def problems_of(self, step: int) -> dict[str, str]:
         """What is wrong in a step."""
         if self.checked is None:
             return {}
         keys = {q.key for q in self.checked.questions if q.step == self.steps[step]}
-        return {key: text for key, text in self.checked.problems.items() if key in keys}
+        found = {key: text for key, text in self.checked.problems.items() if key in keys}
+        if "cluster" in keys:
+            found |= {f"host {row.name}": row.problems[0].what
+                      for row in self._hosts() if row.problems}  # fmt: skip
+        return found
+
+    def draw(self, turn: Turn) -> None:
+        """The hosts of the cluster, when something is known of them that was not."""
+        key = (self.aiok.board.version, self.cluster, self.answers.get("train.ranks"), self.step,
+               self.size)  # fmt: skip
+        if turn.tables and self.steps and key != self._drawn:
+            self._drawn = key
+            self._draw_hosts()
+            self._show_problems()
+
+    def _draw_hosts(self) -> None:
+        found = self.query("#hosts")
+        if not found:
+            return
+        width, rows = max(20, self.size.width - 6), self._hosts()
+        lines: list[list[Cell]] = []
+        for row in rows:
+            lines += hostparts.check_lines(row, width)
+        reports = [row.report for row in rows if row.report is not None]
+        if reports:
+            ranks = self.answers.get("train.ranks", "auto")
+            layout = self.aiok.feed.engine.rank_layout(reports, ranks)
+            lines.append(hostparts.layout_line(layout))
+        if any(row.problems for row in rows):
+            lines.append([("Launch stays closed until this is mended. f4 looks again.", "warn")])
+        found.first(Lines).show([*lines, []] if lines else [])
 
     # --- drawing ---
 
@@ -174,6 +231,11 @@ class WizardScreen(FeedScreen):
             await form.remove_children()
             fields = [Field(q, self.answers.get(q.key)) for q in self._questions()]
             await form.mount(*fields)
+            for field in fields:
+                if field.question.key == "cluster":
+                    await form.mount(Lines(id="hosts"), after=field)
+                    self._look_at_hosts()
+            self._draw_hosts()
             self.query_one("#back", Button).disabled = step == 0
             last = step == len(self.steps) - 1
             self.query_one("#next", Button).label = "Review" if last else "Next"
@@ -211,6 +273,9 @@ class WizardScreen(FeedScreen):
         self.stale |= {step for step in self.visited if step > self.step}
         self.saved = ""
         self._head()
+        if key == "cluster":
+            self._draw_hosts()
+            self._look_at_hosts()
         self._ask()
 
     @on(Field.Finished)

@@ -34,16 +34,22 @@ class Glyphs:
 _UNICODE = Glyphs(
     braille=True, full="█", empty="░", levels=" ▁▂▃▄▅▆▇█", more="›", cut="…", dot="·",
     signs={"waiting": "·", "created": "·", "running": "●", "stopping": "◌", "done": "✓",
-           "reused": "↺", "failed": "✗", "stopped": "■", "lost": "?"},
+           "reused": "↺", "failed": "✗", "stopped": "■", "lost": "?", "unknown": "·",
+           "ready": "✓", "bare": "○", "half-made": "◐", "unreachable": "✗", "checking": "◌",
+           "coming up": "◌", "going down": "◌", "removing": "◌"},
 )  # fmt: skip
 _ASCII = Glyphs(
     braille=False, full="#", empty=".", levels=" .:-=+*#", more=">", cut="~", dot="|",
     signs={"waiting": ".", "created": ".", "running": ">", "stopping": "~", "done": "+",
-           "reused": "=", "failed": "x", "stopped": "#", "lost": "?"},
+           "reused": "=", "failed": "x", "stopped": "#", "lost": "?", "unknown": ".",
+           "ready": "+", "bare": "o", "half-made": "%", "unreachable": "x", "checking": "~",
+           "coming up": "~", "going down": "~", "removing": "~"},
 )  # fmt: skip
 _TONES = {"waiting": "dim", "created": "dim", "running": "accent", "stopping": "warn",
           "done": "good", "reused": "good", "failed": "bad", "stopped": "warn",
-          "lost": "bad"}  # fmt: skip
+          "lost": "bad", "unknown": "dim", "ready": "good", "half-made": "warn",
+          "unreachable": "bad", "checking": "accent", "coming up": "accent",
+          "going down": "accent", "removing": "accent"}  # fmt: skip
 _WORDS = {"created": "new", "failed": "FAILED", "lost": "LOST", "waiting": "waits"}
 
 
@@ -62,7 +68,7 @@ def glyphs() -> Glyphs:
 
 
 def state_cell(status: str) -> Cell:
-    """Sign and word of a run's or a step's state."""
+    """Sign and word of the state of a run, a step or a host."""
     sign = glyphs().signs.get(status, "?")
     return f"{sign} {_WORDS.get(status, status)}", _TONES.get(status, "plain")
 

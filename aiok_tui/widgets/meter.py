@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiok_tui.widgets.glyphs import bar, sparkline
-from aiok_tui.widgets.paint import Cell, Lines
+from aiok_tui.widgets.paint import Cell, Lines, fit
 
 
 def number(sample: Mapping[str, Any], key: str) -> float:
@@ -18,8 +18,33 @@ def number(sample: Mapping[str, Any], key: str) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
+def heard(sample: Mapping[str, Any]) -> float:
+    """When a sample came in, seconds since the epoch by this machine's clock."""
+    return number(sample, "heard") or number(sample, "t")
+
+
 class Meters(Lines):
-    """One line a resource; wide enough ones get a bar and a sparkline."""
+    """One line a resource of one host, or one line a host; wide ones get bars and sparklines."""
+
+    def hosts(
+        self, samples: Mapping[str, Sequence[Mapping[str, Any]]], silent: Mapping[str, float],
+        width: int, height: int, now: float,
+    ) -> None:  # fmt: skip
+        """Show several hosts, the silent ones first; these with their last values and their age.
+
+        `silent` are seconds by host; `now` 0 means that nothing goes on any more.
+        """
+        names = sorted({*samples, *silent}, key=lambda name: (name not in silent, name))
+        spark = max(0, min(40, (width - 41) // 2))
+        head = f"{'host':<11}{'cpu':>5}{'':{spark + 1}}{'mem':>6}{'':{spark + 1}}{'net':>8}"
+        lines: list[list[Cell]] = [[(f"{head}{'job cpu':>9}", "dim")]]
+        room = max(1, height - 1)
+        for name in names if len(names) <= room else names[: room - 1]:
+            age = silent.get(name)
+            lines.append(_host_line(name, samples.get(name, ()), age, spark, now))
+        if len(names) > room:
+            lines.append([(f"and {len(names) - room + 1} more hosts", "dim")])
+        self.show(lines)
 
     def samples(self, samples: Sequence[Mapping[str, Any]], width: int, now: float) -> None:
         """Show the newest sample of one host, and the course of the last ones."""
@@ -27,7 +52,7 @@ class Meters(Lines):
             self.show([[("no samples yet", "dim")]])
             return
         last = samples[-1]
-        age = now - number(last, "t")
+        age = now - heard(last)
         cores = last.get("cpu")
         total = number(last, "memory_total_gib")
         used = number(last, "memory_used_gib")
@@ -68,3 +93,34 @@ class Meters(Lines):
 
 def _pair(sample: Mapping[str, Any], one: str, other: str, a: str, b: str) -> str:
     return f"{a} {number(sample, one):.1f}  {b} {number(sample, other):.1f} MiB/s"
+
+
+def _host_line(
+    name: str, samples: Sequence[Mapping[str, Any]], silent_s: float | None, spark: int, now: float
+) -> list[Cell]:
+    """One host: CPU and memory with their courses, network, the job's CPU, and what is wrong.
+
+    Figures are % of all cores, % of memory, MiB/s both ways, % of one core.
+    """
+    if not samples:
+        said = "no samples yet" if silent_s is None else f"silent {silent_s:,.0f} s"
+        return [(fit(name, 10) + " ", "plain"), (said, "dim" if silent_s is None else "bad")]
+    last, age = samples[-1], now - heard(samples[-1])
+    total = number(last, "memory_total_gib")
+    share = number(last, "memory_used_gib") / total if total else 0.0
+    stale = silent_s is not None or age > 10
+    tone, drawn = ("dim", "dim") if stale else ("plain", "accent")
+
+    def course(key: str, top: float | None) -> Cell:
+        return " " + sparkline([number(s, key) for s in samples[-spark:]], spark, top), drawn
+
+    net = number(last, "net_rx_mib_s") + number(last, "net_tx_mib_s")
+    line: list[Cell] = [
+        (fit(name, 10) + " ", "plain"), (f"{number(last, 'cpu'):3.0f} %", tone),
+        course("cpu", 100.0), (f"{100 * share:4.0f} %", tone if stale or share < 0.9 else "bad"),
+        course("memory_used_gib", total or None), (f"{net:8.1f}", tone),
+        (f"{number(last, 'job_cpu'):7.0f} %", tone),
+    ]  # fmt: skip
+    if silent_s is not None:
+        return [*line[:-2], (f" silent {max(silent_s, age if now else 0.0):,.0f} s", "bad")]
+    return [*line[:-2], (f" {age:,.0f} s ago", "dim")] if now and age > 10 else line

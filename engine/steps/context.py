@@ -105,7 +105,8 @@ class StepListener(Listener):
         with contextlib.suppress(OSError):  # a sample that is not kept ends no run
             path.parent.mkdir(exist_ok=True)
             with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"host": host, **sample}) + "\n")
+                # `heard` is this machine's time: that of the host may be another
+                file.write(json.dumps({"host": host, "heard": time.time(), **sample}) + "\n")
 
     def silent(self, host: str, seconds: float) -> None:
         if not seconds or time.monotonic() - self._silent_told.get(host, 0.0) > 1.0:

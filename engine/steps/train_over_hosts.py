@@ -16,7 +16,7 @@ from typing import Any
 
 from engine import clusters
 from engine import events as ev
-from engine.advisor import ClusterHost
+from engine.advisor import ClusterHost, lay_out
 from engine.environments import lock_of
 from engine.errors import HostError
 from engine.plan import Step
@@ -125,20 +125,17 @@ class ClusterTraining:
     def layouts(self) -> list[mpi.HostRanks]:
         """Which host gets how many ranks, on which cores."""
         facts = self.context.cluster_hosts()
-        capacity = [
-            ClusterHost(name=site.name, slots=site.slots, facts=facts[site.name]).capacity
+        hosts = [
+            ClusterHost(name=site.name, slots=site.slots, facts=facts[site.name])
             for site in self.sites
         ]
         planned = next(v for v in self.context.plan.values if v.key == "train.ranks")
-        ranks = sum(capacity) if planned.origin == "advisor" else int(planned.value)
+        ranks = None if planned.origin == "advisor" else int(planned.value)
+        address = {site.name: site.address for site in self.sites}
         return [
-            mpi.HostRanks(
-                host=site.name, address=site.address,
-                layout=mpi.plan_layout(facts[site.name], share),
-            )
-            for site, share in zip(self.sites, mpi.share_ranks(capacity, ranks), strict=True)
-            if share
-        ]  # fmt: skip
+            mpi.HostRanks(host=host.name, address=address[host.name], layout=layout)
+            for host, layout in lay_out(hosts, ranks)
+        ]
 
     def run(self, plain: Mapping[str, Any], checkpoints: Path, output: Path) -> dict[str, Any]:
         """Train; the result lies in `output`, checkpoints in `checkpoints` while it goes on."""

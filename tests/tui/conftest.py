@@ -18,7 +18,11 @@ from engine import api
 from engine import events as ev
 from engine.plan import Estimate, Plan, PlannedValue, Step
 from engine.store import EventLog, exclusive, open_run_folder
+from tests.testbed import own_testbed  # noqa: F401
 from tests.tui import recorded
+from tests.tui.recorded_hosts import RecordedHosts, write_inventory
+
+ON_HOSTS = ("check_hosts", "hosts_up", "hosts_down")
 
 STEPS = tuple(
     Step(id=s["id"], kind=s["kind"], title=s["title"],
@@ -37,12 +41,15 @@ VALUES = (
 class RecordedEngine:
     """engine.api, but what would touch processes is written down in `asked`."""
 
-    def __init__(self) -> None:
+    def __init__(self, no_ssh: bool = True) -> None:
+        self.no_ssh = no_ssh
         self.asked: list[tuple[Any, ...]] = []
         self.problems: tuple[str, ...] = ()
+        self.hosts = RecordedHosts(self.asked)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(api, name)
+        recorded_one = name in ON_HOSTS and self.no_ssh
+        return getattr(self.hosts if recorded_one else api, name)
 
     def runs(self) -> list[api.RunSummary]:
         """The list, with a time left that does not grow with the calendar."""
@@ -134,16 +141,22 @@ def runs(aiok_home: Path) -> Iterator[Path]:
 def stage(runs: Path) -> Callable[..., Stage]:
     """Makes an app on the recorded runs."""
 
-    def make(run: str | None = None, **answers: str) -> Stage:
+    def make(run: str | None = None, on_hosts: bool = False, **answers: str) -> Stage:
         if answers:
             api.save_draft(answers)
-        engine = RecordedEngine()
+        engine = RecordedEngine(no_ssh=not on_hosts)
         app = AiokApp(run, engine=lambda: engine, clock=lambda: recorded.T0 + 60.0,
                       background=False)  # type: ignore[arg-type,return-value]  # fmt: skip
         app.animation_level = "none"
         return Stage(app, engine)
 
     return make
+
+
+@pytest.fixture
+def inventory(runs: Path) -> None:
+    """A cluster of three hosts and one outside of it."""
+    write_inventory(runs.parent)
 
 
 def draft() -> Mapping[str, str]:

@@ -8,19 +8,23 @@ import pytest
 import typer.main
 
 from aiok_tui import actions, cli
-from aiok_tui.actions import ACTIONS, HOME, REVIEW, RUN, WIZARD, Action, Confirm
+from aiok_tui.actions import ACTIONS, HOME, HOSTS, REVIEW, RUN, WIZARD, Action, Confirm
 from aiok_tui.app import AiokApp
 from aiok_tui.screens.base import FeedScreen
 from aiok_tui.screens.home import HomeScreen
+from aiok_tui.screens.hosts import HostsScreen
 from aiok_tui.screens.review import ReviewScreen
 from aiok_tui.screens.run import RunScreen
 from aiok_tui.screens.wizard import WizardScreen
 
 SCREENS: dict[str, type[FeedScreen]] = {
     HOME: HomeScreen, RUN: RunScreen, WIZARD: WizardScreen, REVIEW: ReviewScreen,
+    HOSTS: HostsScreen,
 }  # fmt: skip
 FORBIDDEN = {f"ctrl+{key}" for key in "hijmsqzab"} | {"ctrl+left_square_bracket"}
 ABOUT_RUNS = {"new", "plan", "run", "runs", "show", "logs", "stop", "resume", "report"}
+ABOUT_HOSTS = {"list", "check", "up", "down", "remove"}
+CHANGES = ("stop", "hosts up", "hosts down", "hosts remove")
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda a: f"{a.id}-{a.keys}")
@@ -36,12 +40,16 @@ def test_each_verb_exists_on_the_command_line() -> None:
         if action.verb:
             verb, *options = action.verb.split()
             command = commands.commands[verb]
+            if hasattr(command, "commands"):
+                command = command.commands[options.pop(0)]
             known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
             assert set(options) <= known, action.verb
 
 
 def test_each_verb_about_runs_has_an_action() -> None:
-    assert {a.verb.split()[0] for a in ACTIONS if a.verb} == ABOUT_RUNS
+    verbs = [action.verb.split() for action in ACTIONS if action.verb]
+    assert {verb[0] for verb in verbs} == {*ABOUT_RUNS, "hosts"}
+    assert {verb[1] for verb in verbs if verb[0] == "hosts"} == ABOUT_HOSTS
 
 
 def test_no_key_stands_for_two_things_and_none_is_forbidden() -> None:
@@ -59,9 +67,10 @@ def test_a_keymap_is_checked() -> None:
     assert actions.keymap_problems({"home.fly": "x"}) == ["home.fly: there is no such action"]
 
 
-def test_what_ends_work_is_confirmed() -> None:
+def test_what_ends_work_or_changes_hosts_is_confirmed() -> None:
     for action in ACTIONS:
-        assert (action.confirm > Confirm.NONE) == action.verb.startswith("stop"), action.id
+        assert (action.confirm > Confirm.NONE) == action.verb.startswith(CHANGES), action.id
+    assert [a.id for a in ACTIONS if a.confirm is Confirm.NAME] == ["hosts_down"]
 
 
 @pytest.mark.parametrize("area", SCREENS)

@@ -75,7 +75,7 @@ def test_versions_count_changes_only(runs: Path) -> None:
     feed.step(0.0)
     first = feed.latest.view
     assert first is not None and first.state.status is RunStatus.RUNNING
-    assert len(first.samples) == 60
+    assert len(first.samples["localhost"]) == 60
     assert [label for label, _ in first.logs] == [label for label, _ in api.log_files("live-1")]
     feed.step(1.0)
     assert feed.latest.view is first

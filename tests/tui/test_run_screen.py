@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 from textual.widget import Widget
 
+from aiok_tui.cli import main
 from aiok_tui.screens.confirm import ConfirmScreen
 from aiok_tui.screens.home import HomeScreen
 from aiok_tui.screens.problem import ProblemScreen
 from aiok_tui.screens.run import RunScreen
 from aiok_tui.widgets.linetable import LineTable
+from aiok_tui.widgets.paint import Lines
 from engine import api
+from engine import events as ev
 from engine.errors import InputError
-from tests.tui.conftest import Stage
+from engine.store import EventLog, open_run_folder
+from tests.tui import recorded
+from tests.tui.conftest import RecordedEngine, Stage
+from tests.tui.recorded_hosts import spread_over_hosts
 
 WIDE, NARROW = (120, 36), (80, 24)
 Make = Callable[..., Stage]
@@ -231,3 +240,69 @@ async def test_a_name_must_be_typed_where_it_is_asked(stage: Make) -> None:
         assert answers == []
         await press(here, pilot, "minus", "1", "enter")
     assert answers == [True]
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+async def test_all_hosts_of_a_run_are_in_the_machine_panel(
+    stage: Make, size: tuple[int, int]
+) -> None:
+    spread_over_hosts("live-1", ["h1", "h2", "h3"], silent="h3")
+    here = stage("live-1")
+    async with here.app.run_test(size=size) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "3")
+        lines = {line.split()[0]: line for line in meter_lines(here)[1:]}
+        assert list(lines) == ["h3", "h1", "h2", "localhost"]  # what is wrong comes first
+        assert "silent 21 s" in lines["h3"] and " 63 %" in lines["h3"]  # its last value, its age
+        assert lines["h1"].split()[1] == "56" and "12.5" in lines["h1"] and "190 %" in lines["h1"]
+        assert "ago" not in lines["h1"]  # a host's own clock, an hour ahead, does not count
+        log = EventLog(open_run_folder("live-1").events)
+        log.append(ev.HostSilent(t=recorded.T0 + 59, host="h3", seconds=0))
+        log.close()
+        await here.turn(pilot)
+        lines = {line.split()[0]: line for line in meter_lines(here)[1:]}
+        assert next(iter(lines)) == "h1" and "21 s ago" in lines["h3"]
+
+
+async def test_more_hosts_than_lines_end_in_a_count(stage: Make) -> None:
+    spread_over_hosts("live-1", [f"n{number:02}" for number in range(16)], silent="n07")
+    here = stage("live-1")
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        shown = meter_lines(here)
+        assert shown[1].startswith("n07") and shown[-1] == "and 13 more hosts"
+        await press(here, pilot, "3", "z")
+        assert len(meter_lines(here)) == 18
+
+
+def meter_lines(here: Stage) -> list[str]:
+    """The lines of the machine panel."""
+    lines = here.app.screen.query_one("#meters", Lines).lines
+    return ["".join(text for text, _ in line) for line in lines]
+
+
+def test_samples_of_a_lost_host_outlive_those_of_the_others(runs: Path) -> None:
+    spread_over_hosts("live-1", ["h1"])
+    follower = api.Follower("live-1")
+    with open(open_run_folder("live-1").telemetry("h2"), "w", encoding="utf-8") as file:
+        file.write('[1]\n{"host": "h2", "t": 1}\n' * 700)
+    follower.poll()
+    assert {host: len(kept) for host, kept in follower.samples.items()} == {
+        "h1": 60, "h2": follower.SAMPLES, "localhost": 60,
+    }  # fmt: skip
+
+
+def test_show_names_the_hosts(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread_over_hosts("live-1", ["h1", "h2"], silent="h2")
+    plan = RecordedEngine().plan("lab.yaml")
+    facts = {"localhost": {}, "h1": {}, "h2": {}}
+    open_run_folder("live-1").plan.write_text(replace(plan, facts=facts).to_json())
+    assert api.run_hosts("live-1") == ["h1", "h2"] and api.run_hosts("bad-1") == []
+    with pytest.raises(SystemExit):
+        main(["show", "live-1"])
+    assert "hosts: h1, h2 (silent for 12 s)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["show", "live-1", "--json"])
+    assert json.loads(capsys.readouterr().out)["hosts"] == ["h1", "h2"]

@@ -11,6 +11,7 @@ from textual.widgets import Input
 
 from engine.api import Question
 from tests.tui.conftest import Stage
+from tests.tui.recorded_hosts import spread_over_hosts
 
 SIZES = [(120, 36), (80, 24)]
 SMALL = (60, 18)
@@ -128,3 +129,29 @@ def test_ascii(
         assert snap_compare(here.app, terminal_size=SIZES[0], run_before=played(here))
     finally:
         glyphs.cache_clear()
+
+
+@pytest.mark.parametrize("size", [*SIZES, SMALL])
+def test_hosts(
+    stage: Callable[..., Stage], inventory: None, snap_compare: Compare, size: tuple[int, int]
+) -> None:
+    here = stage()
+    assert snap_compare(here.app, terminal_size=size, run_before=played(here, "h", "j"))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cluster_step(
+    stage: Callable[..., Stage], inventory: None, snap_compare: Compare, size: tuple[int, int]
+) -> None:
+    here = stage(cluster="lab")
+    play = played(here, "n", "f3", "f3")
+    assert snap_compare(here.app, terminal_size=size, run_before=play)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_run_over_hosts(
+    stage: Callable[..., Stage], snap_compare: Compare, size: tuple[int, int]
+) -> None:
+    here = stage("live-1")
+    spread_over_hosts("live-1", ["h1", "h2", "h3"], silent="h3")
+    assert snap_compare(here.app, terminal_size=size, run_before=played(here, "3"))

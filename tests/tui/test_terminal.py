@@ -9,6 +9,7 @@ import pty
 import random
 import re
 import select
+import socket
 import struct
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import pytest
 
 from aiok_tui.app import AiokApp
 from engine.store import is_locked
+from hosts.bringup import make_key
+from hosts.login import CONNECT_S
 from tests.tui.conftest import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +120,24 @@ def test_the_app_goes_with_its_terminal_and_the_run_stays(
     assert is_locked(runs / "live-1" / "lock")
 
 
+def test_a_host_that_says_nothing_holds_up_neither_the_app_nor_its_end(
+    terminal: Callable[..., Terminal], runs: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        key = runs.parent / "key"
+        make_key(key, "a test")
+        host = f"{{address: 127.0.0.1, port: {mute.getsockname()[1]}, key: {key}}}"
+        (runs.parent / "inventory.yaml").write_text(f"hosts: {{h1: {host}}}", encoding="utf-8")
+        shown = terminal()
+        shown.read_until(b"runs")
+        shown.type("h")
+        shown.read_until(b"checking")
+        began = time.monotonic()
+        shown.type("q")
+        assert shown.wait() == 0
+        assert time.monotonic() - began < CONNECT_S / 2  # it did not wait for the host
+
+
 def test_no_color_means_no_colour(terminal: Callable[..., Terminal]) -> None:
     shown = terminal("live-1", NO_COLOR="1")
     shown.read_until(b"running")
@@ -181,9 +202,9 @@ def test_the_first_frame_needs_neither_engine_nor_forms() -> None:
 
 
 KEYS = (
-    *"nsrofmzygGjkhlNK1234q/?[] xyab", "enter", "escape", "tab", "shift+tab", "up", "down",
-    "left", "right", "pageup", "pagedown", "home", "end", "f1", "f2", "f3", "f5", "f10", "ctrl+p",
-    "ctrl+n", "ctrl+u", "ctrl+d", "backspace", "ctrl+c",
+    *"nsrofmzygGjkhlNK1234q/?[] xyabcCud", "enter", "escape", "tab", "shift+tab", "up", "down",
+    "left", "right", "pageup", "pagedown", "home", "end", "f1", "f2", "f3", "f4", "f5", "f10",
+    "ctrl+p", "ctrl+n", "ctrl+u", "ctrl+d", "backspace", "ctrl+c",
 )  # fmt: skip
 NAMES = {"/": "slash", "?": "question_mark", "[": "left_square_bracket", " ": "space",
          "]": "right_square_bracket"}  # fmt: skip
@@ -191,7 +212,9 @@ NAMES = {"/": "slash", "?": "question_mark", "[": "left_square_bracket", " ": "s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_any_keys_in_windows_of_any_size(stage: Callable[..., Stage], seed: int) -> None:
+async def test_any_keys_in_windows_of_any_size(
+    stage: Callable[..., Stage], inventory: None, seed: int
+) -> None:
     """100 random keys and 12 sizes from 20x5 to 240x70; nothing breaks, every line fits."""
     chance = random.Random(seed)
     here = stage()

@@ -16,9 +16,10 @@ from aiok_tui.screens.run import RunScreen
 from aiok_tui.screens.wizard import WizardScreen
 from aiok_tui.widgets.form import Field
 from aiok_tui.widgets.paint import Paragraph
-from engine import api
+from engine import api, preflight
 from engine.errors import EnvironmentProblem
 from tests.tui.conftest import VALUES, Stage
+from tests.tui.recorded_hosts import READY, report
 
 WIDE, NARROW = (120, 36), (80, 24)
 Make = Callable[..., Stage]
@@ -253,3 +254,60 @@ async def test_the_equal_command_line_and_absolute_paths(
     assert line.startswith("aiok run ") and line.endswith("/recipes/mine.yaml")
     written = yaml.safe_load(Path(line.removeprefix("aiok run ")).read_text(encoding="utf-8"))
     assert written["dataset"]["path"] == str(tmp_path / "clicks.txt")
+
+
+async def test_the_clusters_of_the_inventory_are_offered_and_looked_at(
+    stage: Make, inventory: None
+) -> None:
+    here = stage()
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f3", "f3")
+        assert here.engine.asked == []  # this machine is no host to look at
+        await press(here, pilot, "down")
+        await here.turn(pilot)
+        assert wizard(here).answers == {"cluster": "lab"}
+        assert here.engine.asked == [("check", "h1", "h2", "h3")]
+        text = here.text()
+        facts = "4 cores  15.6 GiB  disk 96 GiB  python 3.11.2  4 ms"
+        assert f"OK   h1            ready       {facts}" in text
+        assert "! 0.20 GiB free in /home/ann" in text and "why  timed out after 10 s" in text
+        assert "5 ranks: 4 on h1 (1 thread each), 1 on h2 (4 threads each)" in text
+        assert "2 problems in this step" in text and "f4 looks again" in text
+        await type_into(here, pilot, "train.ranks", "2")
+        assert "2 ranks: 1 on h1 (4 threads each), 1 on h2 (4 threads each)" in here.text()
+        await press(here, pilot, "f3")  # problems block the launch, not the way
+        assert wizard(here).steps[wizard(here).step] == "goal"
+        here.engine.hosts.reports |= {name: report(name, READY) for name in ("h2", "h3")}
+        await press(here, pilot, "f2", "f4")
+        assert here.text().count("OK   h") == 3 and "problem" not in here.text()
+        await press(here, pilot, "down")
+        await here.turn(pilot)
+        assert "OK   spare         half-made" in here.text()
+
+
+async def test_hosts_with_problems_close_the_launch(
+    stage: Make, inventory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's own plan refuses, whatever the wizard has seen."""
+    here = stage(cluster="lab")
+    reports = [*here.engine.hosts.reports.values()][:2]
+    monkeypatch.setattr(preflight, "check", lambda names: reports)
+    monkeypatch.setattr(here.engine, "plan", api.plan)
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        await press(here, pilot, "n", "f10", "f5")
+        assert "h2: 0.20 GiB free in /home/ann" in here.text()
+        assert "Launch is closed" in here.text()
+        assert here.app.screen.query_one("#go", Button).disabled
+        await press(here, pilot, "f2")
+        assert wizard(here).steps[wizard(here).step] == "cluster"
+
+
+def test_a_damaged_inventory_takes_away_no_more_than_the_choice(aiok_home: Path) -> None:
+    aiok_home.mkdir()
+    (aiok_home / "inventory.yaml").write_text("hosts: {h1: {adress: x}}\n", encoding="utf-8")
+    asked = next(q for q in api.questions({}) if q.key == "cluster")
+    assert asked.choices == (("localhost", "this machine"),) and "adress" in asked.help
+    assert api.check_answers({}) == {}
+    assert "not one of the choices" in api.check_answers({"cluster": "lab"})["cluster"]

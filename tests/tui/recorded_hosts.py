@@ -1,0 +1,133 @@
+"""Recorded hosts: an inventory as a person writes it, and what checks of such hosts told."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine import api
+from engine import events as ev
+from engine.store import EventLog, open_run_folder
+from hosts.bringup import Entry, Placed
+from hosts.preflight import Finding, HostReport
+from hosts.probe import HostFacts
+from hosts.transport import HostProblem
+from tests.tui import recorded
+
+INVENTORY = """\
+defaults: {user: ann}
+hosts:
+  h1: {address: 10.0.0.11}
+  h2: {address: 10.0.0.12, slots: 1}
+  h3: {address: 10.0.0.13}
+  spare: {address: 10.0.0.20, port: 2222}
+clusters:
+  lab: {hosts: [h1, h2, h3]}
+"""
+HOME = "/home/ann/.local/share/aiok"
+ENTRIES = (
+    Entry("folder", HOME),
+    Entry("folder", f"{HOME}/ssh"),
+    Entry("file", f"{HOME}/ssh/rsh"),
+    Entry("line", "/home/ann/.ssh/authorized_keys"),
+    Entry("tree", f"{HOME}/code"),
+    Entry("tree", f"{HOME}/envs"),
+)
+BARE = Placed(entries=(), whole=())
+HALF = Placed(entries=ENTRIES, whole=(f"{HOME}/code/1a2b3c4d",))
+READY = Placed(entries=ENTRIES, whole=(f"{HOME}/code/1a2b3c4d", f"{HOME}/envs/torch-0f1e2d3c4b5a"))
+FACTS = HostFacts(
+    hostname="node", cpu_model="Xeon Gold 6430", cores=[0, 1, 2, 3], physical_cores=4, sockets=1,
+    numa=[[0, 1], [2, 3]], isa=["avx2", "avx512f"], memory_gib=15.6, memory_free_gib=12.1,
+    disk_free_gib=96.0, disk_total_gib=200.0, python="3.11.2", python_path="/usr/bin/python3.11",
+    kernel="6.1.0", java="", clock=0.0, load1=0.4,
+)  # fmt: skip
+OK = (Finding("ok", "4 cores"), Finding("note", "no Java", "apt-get install openjdk-17"))
+TIMEOUT = Finding("problem", "no answer from 10.0.0.13 port 22", "is it on? check the address",
+                  "timed out after 10 s")  # fmt: skip
+FULL = Finding("problem", "0.20 GiB free in /home/ann, aiok needs about 3.10",
+               "free some, or choose another work_folder")  # fmt: skip
+
+
+def report(host: str, placed: Placed | None, *findings: Finding) -> HostReport:
+    """What a check told of a host; `placed` None: it did not let us in."""
+    known = FACTS if placed is not None else None
+    return HostReport(host=host, facts=known, findings=findings or OK, placed=placed,
+                      answer_s=0.004 if placed is not None else None)  # fmt: skip
+
+
+class RecordedHosts:
+    """The engine's calls on hosts; what they do is written down in `asked`."""
+
+    def __init__(self, asked: list[tuple[object, ...]]) -> None:
+        self.asked = asked
+        self.reports = {
+            "h1": report("h1", READY),
+            "h2": report("h2", BARE, *OK, FULL),
+            "h3": report("h3", None, TIMEOUT),
+            "spare": report("spare", HALF),
+        }
+        self.failing: dict[str, HostProblem] = {}
+
+    def check_hosts(
+        self, names: Sequence[str], *, told: Callable[[HostReport], None]
+    ) -> list[HostReport]:
+        """As recorded."""
+        self.asked.append(("check", *names))
+        found = [self.reports[name] for name in names]
+        for each in found:
+            told(each)
+        return found
+
+    def hosts_up(
+        self, name: str, environments: Sequence[str], progress: Callable[..., None]
+    ) -> list[api.Outcome]:
+        """Each host is ready, but for those that fail."""
+        self.asked.append(("up", name, *environments))
+        progress("", "torch: collecting wheels", 1, 2)
+        return [self._change(host, READY, progress) for host in self._members(name)]
+
+    def hosts_down(self, name: str) -> list[api.Outcome]:
+        """Each host is bare."""
+        self.asked.append(("down", name))
+        return [self._change(host, BARE) for host in self._members(name)]
+
+    def _members(self, name: str) -> list[str]:
+        return [entry.name for entry in api.inventory().entries(name)]
+
+    def _change(
+        self, host: str, placed: Placed, progress: Callable[..., None] = lambda *_: None
+    ) -> api.Outcome:
+        progress(host, "code", 1, 4)
+        if host in self.failing:
+            return api.Outcome(host, problem=self.failing[host])
+        self.reports[host] = report(host, placed)
+        return api.Outcome(host, changed=(HOME,))
+
+
+def spread_over_hosts(run: str, hosts: Sequence[str], silent: str = "") -> None:
+    """Add to a recorded run the telemetry of the hosts of its cluster; one may be silent."""
+    folder = open_run_folder(run)
+    for number, host in enumerate(hosts):
+        last = 40 if host == silent else 60
+        with open(folder.telemetry(host), "w", encoding="utf-8") as file:
+            for i in range(last):
+                sample = {
+                    "host": host, "t": recorded.T0 + i + 3600, "heard": recorded.T0 + i,
+                    "cpu": [50 + 40 * math.sin(i / 5 + number), 90.0], "net_rx_mib_s": 10.0,
+                    "net_tx_mib_s": 2.5, "memory_used_gib": 4 + number, "memory_total_gib": 16.0,
+                    "job_cpu": 190.0 - number, "job_memory_gib": 2.0,
+                }  # fmt: skip
+                file.write(json.dumps(sample) + "\n")
+    if silent:
+        log = EventLog(folder.events)
+        log.append(ev.HostSilent(t=recorded.T0 + 55, host=silent, seconds=12.0))
+        log.close()
+
+
+def write_inventory(home: Path) -> None:
+    """The recorded inventory, as the user's own."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "inventory.yaml").write_text(INVENTORY, encoding="utf-8")
