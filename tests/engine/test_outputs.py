@@ -129,7 +129,7 @@ def test_a_damaged_output_is_not_whole_and_can_be_made_again(
     finished: Path, aiok_home: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None
 ) -> None:
     launched = []
-    monkeypatch.setattr(api, "_launch", launched.append)
+    monkeypatch.setattr(api, "_launch", lambda folder, *_: launched.append(folder))
     plan = api.plan(str(aiok_home / "x.yaml"))
     output = aiok_home / "cache" / plan.step("optimize").identity
     assert read_result(output.name) == {"rows": 3}
