@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from engine import environments
 from engine.code import ROOT
 from engine.errors import EnvironmentProblem, system_problem
-from engine.store import home, make_folder, regular_file
+from engine.store import home, regular_file
 from hosts import provision
-from hosts.wheels import BUILT_FROM, pip_environment
+from hosts.wheels import BUILT_FROM
 
 LEFT_OUT = {".git", ".venv", ".venv.lock", ".test-envs", "bundle", "__pycache__", "build"}
 FOLDER = "aiok"  # what the file unpacks to
@@ -29,53 +26,28 @@ def make(target: Path, names: Sequence[str], progress: Progress) -> Path:
     their wheels in `aiok/bundle/wheels`. EnvironmentProblem when wheels cannot be had here.
     """
     target = regular_file(target)
-    wheels = [wheel for name in names for wheel in _environment(name, progress)]
-    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=make_folder(home())) as scratch:
-        app = _app_wheels(Path(scratch), progress)
-        part = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with tarfile.open(part, "w") as tar:
-                _fill(tar, app, wheels, progress)
-            part.replace(target)
-        except OSError as error:
-            raise system_problem(error, f"cannot write {target}") from None
-        finally:
-            part.unlink(missing_ok=True)
+    app = _wheels(provision.Lock.read(ROOT / "locks" / "app.txt"), progress)
+    wheels = [wheel for name in names for wheel in _wheels(environments.lock_of(name), progress)]
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with tarfile.open(part, "w") as tar:
+            _fill(tar, app, wheels, progress)
+        part.replace(target)
+    except OSError as error:
+        raise system_problem(error, f"cannot write {target}") from None
+    finally:
+        part.unlink(missing_ok=True)
     return target
 
 
-def _environment(name: str, progress: Progress) -> list[Path]:
-    lock = environments.lock_of(name)
-
+def _wheels(lock: provision.Lock, progress: Progress) -> list[Path]:
     def tell(phase: str, done: float, total: float) -> None:
-        progress(f"{name}: {phase}", done, total)
+        progress(f"{lock.name}: {phase}", done, total)
 
     try:
         return provision.collect_wheels(lock, home(), progress=tell)
     except provision.ProvisionError as error:
         raise EnvironmentProblem(error.what, why=error.why, todo=error.todo) from None
-
-
-def _app_wheels(scratch: Path, progress: Progress) -> list[Path]:
-    """The wheels of the app itself, by the same lock from which it was installed here."""
-    progress("wheels of the app", 0, 0)
-    folder = scratch / "app"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--quiet"),
-            *("--disable-pip-version-check", "--only-binary", ":all:", "--dest", str(folder)),
-            *("--requirement", str(ROOT / "locks" / "app.txt")),
-        ],
-        env=pip_environment(scratch, os.environ), capture_output=True, text=True, check=False,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise EnvironmentProblem(
-            "the wheels of the app cannot be had", why=(lines or ["pip gave no reason"])[-1],
-            todo="check the network and pip's configured sources (pip config list)",
-        )  # fmt: skip
-    return sorted(folder.iterdir())
 
 
 def _fill(
