@@ -115,7 +115,7 @@ def rows(runs: dict[str, list[dict[str, Any]]], rate: float) -> list[dict[str, A
         found.append({
             "name": f"{unit}: pandas and stock / aiok", "value": round(median(ratios), 2),
             "unit": "x", "ratio": round(median(ratios), 2), "spread": round(spread(ratios), 2),
-            **about,
+            "readme": True, **about,
         })  # fmt: skip
     drops = [a["test"] - b["test"] for a, b in zip(slow, fast, strict=True)]
     found.append({

@@ -169,5 +169,5 @@ def _compared(
     return {
         "name": name, "value": _rounded(median(ipex), unit), "unit": unit,
         "baseline": _rounded(median(stock), unit), "ratio": round(ratio, 3),
-        "spread": round(apart, 3), "note": f"{words}; {more}",
+        "spread": round(apart, 3), "note": f"{words}; {more}", "readme": True,
     }  # fmt: skip
