@@ -22,7 +22,7 @@ from bench.harness import spread
 from models import catalog
 
 ROWS, SEED, ROUNDS = 300_000, 20261128, 2
-SPLIT = {"by": "time", "valid": 0.1, "test": 0.0}
+SPLIT = {"by": "time", "valid": 0.1, "test": 0.1}
 CORES = len(os.sched_getaffinity(0))
 VALIDATIONS = 10
 STOCK, WHOLE = "stock, batch 128", "optimized"
