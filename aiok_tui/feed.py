@@ -248,6 +248,17 @@ class Call:
     failed: Callable[[Exception], None]
 
 
+def _carry_out(call: Call, answer: Callable[[Callable[[], None]], None]) -> None:
+    """Do a call's work here; what came of it is for the app's thread."""
+    try:
+        result = call.work()
+    except Exception as error:  # noqa: BLE001 - handed to the caller, who shows it
+        problem = error
+        answer(lambda: call.failed(problem))
+    else:
+        answer(lambda: call.done(result))
+
+
 class Calls:
     """Does calls in order, in a thread of its own; of one group only the newest waiting one."""
 
@@ -285,13 +296,7 @@ class Calls:
         number, call = item
         if call.group and self._newest[call.group] != number:
             return
-        try:
-            result = call.work()
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who shows it
-            problem = error
-            self._answer(lambda: call.failed(problem))
-        else:
-            self._answer(lambda: call.done(result))
+        _carry_out(call, self._answer)
 
 
 class Jobs:
@@ -306,15 +311,8 @@ class Jobs:
     def start(self, call: Call) -> None:
         """Begin; `call.group` says in a word what is done."""
         if self.threads:
-            threading.Thread(target=self._run, args=(call,), name=call.group, daemon=True).start()
+            threading.Thread(
+                target=_carry_out, args=(call, self._answer), name=call.group, daemon=True
+            ).start()
         else:
-            self._run(call)
-
-    def _run(self, call: Call) -> None:
-        try:
-            result = call.work()
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who shows it
-            problem = error
-            self._answer(lambda: call.failed(problem))
-        else:
-            self._answer(lambda: call.done(result))
+            _carry_out(call, self._answer)
