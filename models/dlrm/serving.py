@@ -24,7 +24,7 @@ from torch import nn
 from models.dlrm.network import Dlrm, pairwise_products, split_rows
 from models.dlrm.task import load_network, score
 from models.dlrm.workload import inference
-from models.inference import int8
+from models.inference import int8, low_rank
 from models.inference.graph import Graph, extension_form, graph_forms
 from models.inference.scoring import FP32, INT8, Form, Score
 from models.ipex import Extension
@@ -34,6 +34,7 @@ __all__ = ["eager", "forms", "inference", "load_network"]
 
 Array = NDArray[Any]
 _RANGES = "int8.json"
+_SHARES = {"95": 0.95, "98": 0.98, "995": 0.995}  # of the variance of a layer's outputs
 _ALIGNED = 4  # MKL multiplies 28 vectors in 0.7 of the time of 27
 
 
@@ -148,7 +149,7 @@ def _graphs(
 
 
 def _torch_forms(network: Dlrm, storage: torch.Tensor, starts: torch.Tensor) -> tuple[Form, ...]:
-    """The lean network, and the same with 8-bit MLPs where those have layers that gain."""
+    """The lean network, and the same with cheaper MLPs: in 8 bits, or of a lower rank."""
     lean = Lean(network, storage, starts, network.bottom, network.top)
     mlps = {"bottom": network.bottom, "top": network.top}
 
@@ -167,6 +168,28 @@ def _torch_forms(network: Dlrm, storage: torch.Tensor, starts: torch.Tensor) -> 
     found = [Form("torch_lean", FP32, (), nothing, lambda _folder, _threads: _scores(lean))]
     if any(int8.layers_worth_it(mlp) for mlp in mlps.values()):
         found.append(Form("torch_int8", INT8, (_RANGES,), write_ranges, load_int8))
+
+    def lean_with(mlps: low_rank.Mlps) -> Score:
+        return _scores(Lean(network, storage, starts, mlps["bottom"], mlps["top"]))
+
+    def write_factors(share: float, file: str, folder: Path, numeric: Array, ids: Array) -> None:
+        factors = low_rank.factorize(mlps, lambda mlps: lean_with(mlps)(numeric, ids), share)
+        if factors:
+            low_rank.write(factors, folder / file)
+
+    def load_factors(file: str, folder: Path, _threads: int) -> Score:
+        return lean_with(low_rank.with_factors(mlps, low_rank.read(folder / file)))
+
+    def saved_by(file: str, folder: Path) -> int:
+        return low_rank.saved(folder / file)
+
+    for name, share in _SHARES.items():
+        file = f"rank_{name}.safetensors"
+        found.append(Form(
+            f"torch_rank_{name}", FP32, (file,), partial(write_factors, share, file),
+            partial(load_factors, file), approximate=True,
+            saved=partial(saved_by, file),
+        ))  # fmt: skip
     return tuple(found)
 
 

@@ -62,14 +62,19 @@ def work(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[str
     curves = measure_curves({"eager": eager, "kept": kept}, batches, threads, messenger, stop)
     _drop_unused(output, forms, kept.name)
     figures = _finish(output, spec, manifest, kept, trials, curves)
-    return {**figures, **asdict(serving.inference(network, kept.precision))}
+    needed = asdict(serving.inference(network, kept.precision))
+    needed["flops_per_row"] -= kept.saved
+    return {**figures, **needed}
 
 
 def _exported(
     forms: list[Form], manifest: Manifest, output: Path, threads: int, messenger: Messenger,
     stop: StopFlag,
 ) -> list[Trial]:  # fmt: skip
-    """Write the forms, each file once, and load them as a user of the bundle does."""
+    """Write the forms, each file once, and load them as a user of the bundle does.
+
+    Forms that found nothing to gain and wrote nothing are left out.
+    """
     sample = _rows(manifest, "train", "valid")
     numeric, ids, _ = (np.array(part) for part in sample.read(0, min(sample.rows, SAMPLE_ROWS)))
     trials = []
@@ -78,7 +83,10 @@ def _exported(
         stop.check()
         if not all((output / name).exists() for name in form.files):
             form.write(output, numeric, ids)
-        trials.append(Trial(form.name, form.precision, form.load(output, threads), stream))
+        if all((output / name).exists() for name in form.files):
+            score = form.load(output, threads)
+            trials.append(Trial(form.name, form.precision, score, stream, form.approximate,
+                                form.saved(output)))  # fmt: skip
     return trials
 
 
@@ -139,7 +147,8 @@ def _choose(eager: Trial, trials: list[Trial], max_drop: float, messenger: Messe
     best, eager.verdict = eager, "the baseline"
     for trial in sorted(trials, key=lambda one: one.rows_per_second):
         ratio = trial.rows_per_second / eager.rows_per_second
-        if trial.precision == FP32 and trial.largest_difference > LARGEST_LOGIT_DIFFERENCE:
+        exact = trial.precision == FP32 and not trial.approximate
+        if exact and trial.largest_difference > LARGEST_LOGIT_DIFFERENCE:
             why = f"not kept: its logits differ by up to {trial.largest_difference:.3g}"
         elif not trial.drop <= max_drop:  # true for what is no number, too
             why = f"not kept: it loses {trial.drop:.5f}, more than {max_drop:g}"

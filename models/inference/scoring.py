@@ -25,7 +25,9 @@ class Form:
 
     `write(folder, numeric, ids)` leaves `files` in the bundle; the rows are training rows, for
     forms that have to see some. `load(folder, threads)` gives the scores, for `threads` callers
-    at a time. `units` are CPU flags of which one is needed for a gain; without any it always may.
+    at a time. A form that finds nothing to gain writes nothing. `units` are CPU flags of which one
+    is needed for a gain; without any it always may. `approximate`: another function than the
+    network's even in fp32. `saved(folder)`: floating point operations a row it does without.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Form:
     write: Callable[[Path, Array, Array], None]
     load: Callable[[Path, int], Score]
     units: frozenset[str] = frozenset()
+    approximate: bool = False
+    saved: Callable[[Path], int] = lambda _folder: 0
 
     def may_gain(self, flags: set[str]) -> bool:
         """Whether a CPU with these flags could be faster by it, so that it is worth measuring."""

@@ -29,6 +29,8 @@ class Trial:
     precision: str
     score: Score
     way: Way
+    approximate: bool = False  # in fp32, too
+    saved: int = 0  # floating point operations a row that it does without
     auc: float = math.nan
     logloss: float = math.nan
     drop: float = 0.0

@@ -51,9 +51,10 @@ def test_every_form_gives_the_logits_of_the_network(
     found: dict[str, Score] = {"torch": eager(network)}
     for form in forms(network, model):
         form.write(tmp_path, numeric, ids)
-        found[form.name] = form.load(tmp_path, 2)
+        if all((tmp_path / name).exists() for name in form.files):
+            found[form.name] = form.load(tmp_path, 2)
     graphs = ["openvino", "openvino_bf16", "openvino_head", "openvino_head_bf16"]
-    assert list(found) == ["torch", *graphs, "torch_lean"]  # too small for 8 bits
+    assert list(found) == ["torch", *graphs, "torch_lean"]  # too small for the others
     for name, score in found.items():
         for count in (777, 1, 64):  # any batch size
             difference = np.abs(score(numeric[:count], ids[:count]) - wanted[:count]).max()
@@ -71,6 +72,8 @@ def test_a_form_that_loses_too_much_or_is_another_function_is_not_kept(tmp_path:
              trial("wrong", 900, difference=0.5), trial("slow", 90)]  # fmt: skip
     kept = export._choose(trial("torch", 100), tried, 0.001, silent(tmp_path))
     assert kept.name == "good"
+    near = replace(trial("near", 300, drop=0.0005, difference=0.5), approximate=True)
+    assert export._choose(trial("torch", 100), [*tried, near], 0.001, silent(tmp_path)) is near
     assert export._choose(trial("torch", 999), tried, 0.001, silent(tmp_path)).name == "torch"
     text = (tmp_path / "messages" / "rank-0000.jsonl").read_text()
     assert (
@@ -148,7 +151,8 @@ def test_a_form_that_really_loses_is_refused_with_its_drop(
     assert lossy["auc"] == pytest.approx(1 - lossy["metric_drop"])
     verdict = f"not kept: it loses {lossy['metric_drop']:.5f}, more than 1e-09"
     assert lossy["verdict"] == verdict
-    ratio = lossy["rows_per_second"] / way["torch, batch by batch"]["rows_per_second"]
+    eager = max(way[name]["rows_per_second"] for name in ("torch, batch by batch", "torch"))
+    ratio = lossy["rows_per_second"] / eager
     text = (tmp_path / "messages" / "rank-0000.jsonl").read_text()
     assert f"torch_int8 (int8): {ratio:.2f}x the eager network, {verdict}" in text
     assert not (tmp_path / "bundle" / "int8.json").exists()
@@ -163,7 +167,9 @@ def test_a_form_without_a_metric_is_not_kept(tmp_path: Path) -> None:
     assert kept.name == "torch"
 
 
-@pytest.mark.parametrize("name", ["torch_lean", "torch_int8", "openvino_head", "openvino_bf16"])
+@pytest.mark.parametrize(
+    "name", ["torch_lean", "torch_int8", "torch_rank_95", "openvino_head", "openvino_bf16"]
+)
 def test_predict_takes_the_form_and_precision_of_the_bundle(
     ordered: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
@@ -188,8 +194,9 @@ def test_predict_takes_the_form_and_precision_of_the_bundle(
     assert np.abs(scores[:, 1] - wanted).max() < 1e-6
     exact = 1 / (1 + np.exp(-eager(network)(numeric, ids).astype(np.float64)))
     difference = np.abs(scores[:, 1] - exact).mean()
-    assert difference < {FP32: 1e-6, "bf16": 0.01, INT8: 0.02}[form.precision]
-    assert form.precision != INT8 or difference > 1e-4
+    limit = 0.05 if form.approximate else {FP32: 1e-6, "bf16": 0.01, INT8: 0.02}[form.precision]
+    assert difference < limit
+    assert (form.precision != INT8 and not form.approximate) or difference > 1e-4
 
 
 def test_forms_are_offered_by_the_flags_of_the_cpu(ordered: tuple[Path, Path]) -> None:
@@ -198,7 +205,8 @@ def test_forms_are_offered_by_the_flags_of_the_cpu(ordered: tuple[Path, Path]) -
     def names(*flags: str) -> set[str]:
         return {form.name for form in offered if form.may_gain(set(flags))}
 
-    plain = {"openvino", "openvino_head", "torch_lean", "torch_int8"}
+    plain = {"openvino", "openvino_head", "torch_lean", "torch_int8",
+             "torch_rank_95", "torch_rank_98", "torch_rank_995"}  # fmt: skip
     assert names("avx2") == plain
     assert names("avx2", "amx_bf16") == names("avx512_bf16") == {
         *plain, "openvino_bf16", "openvino_head_bf16"}  # fmt: skip
