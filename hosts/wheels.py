@@ -260,8 +260,8 @@ def _keep(wheel: Path, group: list[Package], home: Path) -> None:
 
 def _pip_problem(output: str, group: list[Package], home: Path) -> ProvisionError:
     """Say in a sentence what pip said in many."""
-    unreachable = re.search(r"after connection broken by .*?\(?host='([^']+)'", output)
-    reason = f"{unreachable[1]} cannot be reached" if unreachable else ""
+    print(output)
+    reason, todo = _source_problem(output)
     if "No space left on device" in output:
         return _os_problem(home / "wheels", OSError(28, "No space left on device"))
     if "DO NOT MATCH THE HASHES" in output:
@@ -276,8 +276,7 @@ def _pip_problem(output: str, group: list[Package], home: Path) -> ProvisionErro
         problem = _NotFound(
             f"no configured source has {absent[1]}",
             reason,
-            "check the network and pip's configured sources (pip config list), or give a folder "
-            "that has the wheel: --wheels FOLDER",
+            todo,
         )
         problem.package = absent[1]
         return problem
@@ -286,6 +285,32 @@ def _pip_problem(output: str, group: list[Package], home: Path) -> ProvisionErro
     return ProvisionError(
         f"pip could not fetch {names} ...", reason or errors[-1], "start it again"
     )
+
+
+def _source_problem(output: str) -> tuple[str, str]:
+    """What keeps pip from asking a source, if it says so, and what to do."""
+    host = r"https?://(?:[^/@\s]*@)?([^/:\s]+)"
+    kinds = {
+        rf"Could not fetch URL {host}\S* There was a problem confirming the ssl certificate": (
+            "the certificate of {} is not trusted",
+            "name the authority that signed it: PIP_CERT=FILE.pem (and REQUESTS_CA_BUNDLE or "
+            "CURL_CA_BUNDLE where those are set), or pip config set global.cert FILE.pem",
+        ),
+        rf"(?:401|403) (?:Client )?Error.*?{host}": (
+            "{} refuses the login",
+            "check the name and the password in the source's address (pip config list)",
+        ),
+        r"after connection broken by .*?\(?host='([^']+)'": (
+            "{} cannot be reached",
+            "check the network, the proxy (HTTPS_PROXY) and pip's configured sources (pip config "
+            "list), or give a folder that has the wheel: --wheels FOLDER",
+        ),
+    }
+    for pattern, (reason, todo) in kinds.items():
+        if found := re.search(pattern, output):
+            return reason.format(found[1]), todo
+    return "", ("check the network and pip's configured sources (pip config list), or give a "
+                "folder that has the wheel: --wheels FOLDER")  # fmt: skip
 
 
 def _os_problem(folder: Path, error: OSError) -> ProvisionError:

@@ -18,13 +18,13 @@ from engine import clusters
 from engine import events as ev
 from engine.advisor import ClusterHost, lay_out
 from engine.environments import lock_of
-from engine.errors import HostError
 from engine.plan import Step
 from engine.steps.context import PYTHON_VARIABLES, Context, StepListener
 from engine.store import remove_tree
 from engine.work import Launch, run_of_job, run_worker, write_spec
 from hosts import bringup, folders, mpi
 from hosts.job import sweep_job
+from hosts.preflight import one_folder, same_folder
 from hosts.probe import free_port, route_to
 from hosts.site import Site
 from hosts.transport import HostProblem
@@ -105,6 +105,8 @@ class ClusterTraining:
         if self.shared is not None:
             bringup.keep(self.head, self.shared)
             self.head.transport.run(["mkdir", "-p", str(self.shared)])
+            if problems := one_folder(self.sites, str(self.shared)):
+                raise clusters.unreachable(problems)
             source = self.context.output_of("etl")
             folders.send_folder(self.head, source, self.data, tell(self.head))
         self.at_each(one)
@@ -225,14 +227,8 @@ def train_over_hosts(
     sites = clusters.connect(context.cluster, without=context.without)
     known = list(context.cluster_hosts())
     sites = [site for site in sites if site.name in known]
-    homes = {str(site.home) for site in sites}
-    if len(homes) > 1:
-        raise HostError(
-            f"the hosts of {context.cluster} keep their files in different places: "
-            + ", ".join(sorted(homes)),
-            why="mpirun starts the same command on all of them",
-            todo="set the same work_folder for all of them in the inventory",
-        )
+    if problems := same_folder({site.name: str(site.home) for site in sites}):
+        raise clusters.unreachable(problems)
     training = ClusterTraining(context, step, sites)
     try:
         training.clear()

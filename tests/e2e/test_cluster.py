@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from engine import api
+from engine import api, clusters
 from engine import events as ev
 from engine.processes import processes_of
+from engine.clusters import Inventory
 from engine.state import RunStatus
 from hosts.testbed import Testbed
 from tests.e2e.conftest import Home, new_home, wait_for
@@ -69,7 +70,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(testbeds: Testbeds, environments: None, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Three bare hosts, added, made ready and trained on by the run itself."""
-    testbed = testbeds(3, "training")
+    testbed = testbeds(3, "training", shared=True)
     home = new_home(tmp_path_factory.mktemp("lab") / "home")
     here = home.aiok("run", "tiny", "--set", "train.ranks=1")
     assert here.returncode == 0, here.stderr
@@ -124,6 +125,40 @@ def finished(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     run = next(line.split()[1] for line in done.stderr.splitlines() if line.startswith("run "))
     return api.state(run).result("train")
+
+
+def test_data_in_a_shared_folder_lies_there_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Declared for one run; what is not shared by all is refused before anything is trained."""
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    plain = clusters.inventory()
+    data = plain.to_data()
+
+    def declare(folder: str) -> None:
+        group = {**data["clusters"]["lab"], "shared": folder}
+        clusters.write_inventory(Inventory.model_validate({**data, "clusters": {"lab": group}}))
+
+    try:
+        declare("/shared")
+        assert lab.home.aiok("hosts", "check", "lab").returncode == 0
+        lab.forget_training()
+        result = finished(lab.home.aiok(*RUN))
+        assert result["ranks"] == 3
+        found = lab.testbed.run_as_root("h3", ["find", "/shared/aiok", "-name", "manifest.json"])
+        (manifest,) = found.stdout.split()
+        identity = Path(manifest).parent.name
+        for host in HOSTS:
+            private = f"/home/{lab.testbed.layout.user}/.local/share/aiok/cache/{identity}"
+            lab.testbed.run_as_root(host, ["rm", "-rf", private])  # of the runs before
+        lab.forget_training()
+        assert finished(lab.home.aiok(*RUN))["weights_sha256"] == result["weights_sha256"]
+        declare("/tmp")
+        lab.forget_training()
+        refused = lab.home.aiok(*RUN)
+        assert refused.returncode == 3
+        assert "h2: /tmp/aiok is not the folder that h1 has there" in refused.stderr
+        assert "h3: /tmp/aiok is not the folder that h1 has there" in refused.stderr
+    finally:
+        clusters.write_inventory(plain)
 
 
 def kill_rank(lab: Lab) -> None:
@@ -219,3 +254,6 @@ def test_hosts_are_bare_again(lab: Lab, tmp_path: Path) -> None:
     for host in HOSTS:
         left = [line for line in lab.testbed.listing(host) if "aiok/.local" in line]
         assert left == []
+        assert lab.testbed.run_as_root(host, ["ls", "-A", "/shared", "/tmp"]).stdout.split() == [
+            "/shared:", "/tmp:"
+        ]  # fmt: skip

@@ -47,6 +47,28 @@ def place(site: Site, folder: str, need_gib: float = 0.01, shared: str | None = 
     return problems(preflight.place(site.transport, PurePosixPath(folder), need_gib, shared))
 
 
+def test_a_folder_that_is_not_the_same_everywhere_is_found(testbeds: Testbeds) -> None:
+    testbed = testbeds(3, purpose="one folder", shared=True)
+    folder = PurePosixPath(HOME, "aiok")
+    sites = [
+        Site(name=name, transport=ssh_to(testbed, name), home=folder, python=PYTHON,
+             address=testbed.layout.address(name))
+        for name in ("h1", "h2", "h3")
+    ]  # fmt: skip
+    try:
+        assert preflight.one_folder(sites, "/shared") == []
+        blind = preflight.one_folder(sites, "/tmp")
+        assert [(problem.host, problem.what) for problem in blind] == [
+            (name, "/tmp is not the folder that h1 has there") for name in ("h2", "h3")
+        ]
+        for site in sites:
+            left = site.transport.run(["ls", "-A", "/shared", "/tmp"]).stdout
+            assert ".aiok-probe" not in left
+    finally:
+        for site in sites:
+            site.transport.close()
+
+
 def test_rights_of_the_work_folder(site: Site, testbed: Testbed) -> None:
     before = testbed.listing("h1")
     assert place(site, f"{HOME}/aiok") == []
