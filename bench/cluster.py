@@ -7,6 +7,7 @@ aiok is on the hosts. Warm: the wheels are there, the environments are not. Need
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -15,13 +16,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.harness import spread
+from bench.harness import count_as_own, spread
 from engine import clusters, host_jobs
 from engine.environments import lock_of
 from engine.store import home
 from hosts.lockfile import Lock
 from hosts.provision import collect_wheels, remove
-from hosts.testbed import Testbed
+from hosts.testbed import HostState, Testbed
 
 ENVIRONMENTS = ("app",)
 HOSTS, TORCH_HOSTS, REPEATS, COMMANDS = 8, 3, 3, 200
@@ -59,8 +60,18 @@ class _hosts:
         return self.testbed
 
     def __exit__(self, *_: object) -> None:
+        count_as_own(sum(map(self._cpu_seconds, self.testbed.hosts())))
         self.testbed.down()
         clusters.identity_path("lab").unlink(missing_ok=True)
+
+    def _cpu_seconds(self, host: HostState) -> float:
+        """CPU time of all that runs in a host, and of what it has waited for."""
+        ticks = 0
+        for process in self.testbed.processes(host.name):
+            with contextlib.suppress(OSError):  # it has just ended
+                stat = Path(f"/proc/{process.pid}/stat").read_text()
+                ticks += sum(map(int, stat.rpartition(")")[2].split()[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _up(locks: Sequence[Lock]) -> tuple[float, int]:

@@ -26,12 +26,14 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 MARKER = "installed.json"
 TICK_S = 0.5
 CHUNK_FILES = 250
+UNCOMPILED = {"tests", "test", "testing"}  # folders of libraries that nobody imports
 GIB = float(2**30)
 
 
@@ -164,18 +166,18 @@ def check_host(order: dict[str, Any]) -> None:
         )
 
 
-def check_wheels(wheels: list[dict[str, str]]) -> None:
-    """Compare each wheel with its hash; a damaged one is removed so that it is fetched anew."""
-    for number, wheel in enumerate(wheels):
-        say(phase="check", done=number, total=len(wheels))
+def check_files(files: list[dict[str, str]]) -> None:
+    """Compare each file with its hash; a damaged one is removed so that it is fetched anew."""
+    for number, wanted in enumerate(files):
+        say(phase="check", done=number, total=len(files))
         digest = hashlib.sha256()
-        with open(wheel["path"], "rb") as file:
+        with open(wanted["path"], "rb") as file:
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)
-        if digest.hexdigest() != wheel["sha256"]:
-            os.unlink(wheel["path"])
+        if digest.hexdigest() != wanted["sha256"]:
+            os.unlink(wanted["path"])
             raise Problem(
-                "%s is damaged" % wheel["path"],
+                "%s is damaged" % wanted["path"],
                 "its hash is not the one it was stored under; it is removed now",
                 "start again: it is fetched anew",
             )
@@ -209,12 +211,27 @@ def unpack(order: dict[str, Any], building: str, lock: int) -> None:
             raise Problem("%s cannot be installed" % order["name"], text.splitlines()[-1], "")
 
 
+def place_compiled(archives: list[dict[str, str]], target: str) -> None:
+    """Unpack the .pyc files that came with the wheels."""
+    library = os.path.join(target, "lib", "python%d.%d" % sys.version_info[:2], "site-packages")
+    for number, archive in enumerate(archives):
+        say(phase="unpack", done=number, total=len(archives))
+        with zipfile.ZipFile(archive["path"]) as file:
+            file.extractall(library)
+
+
 def compile_all(order: dict[str, Any], target: str, lock: int) -> None:
-    """Write .pyc files, so that no import compiles again; tests of libraries are left out."""
+    """Compile what came without a .pyc file, so that no import compiles again."""
     sources = []
     for folder, folders, files in os.walk(os.path.join(target, "lib")):
-        folders[:] = [name for name in folders if name not in ("tests", "test", "testing")]
-        sources += [os.path.join(folder, name) for name in files if name.endswith(".py")]
+        folders[:] = [name for name in folders if name not in UNCOMPILED]
+        there = os.path.join(folder, "__pycache__")
+        compiled = set(os.listdir(there)) if os.path.isdir(there) else set()
+        tag = sys.implementation.cache_tag
+        sources += [
+            os.path.join(folder, name) for name in files
+            if name.endswith(".py") and "%s.%s.pyc" % (name[:-3], tag) not in compiled
+        ]  # fmt: skip
     chunks = [sources[at : at + CHUNK_FILES] for at in range(0, len(sources), CHUNK_FILES)]
     total = len(chunks)
     running: list[subprocess.Popen[bytes]] = []
@@ -254,12 +271,13 @@ def install(order: dict[str, Any]) -> None:
             say(done=True, built=False)
             return
         check_host(order)
-        check_wheels(order["wheels"])
+        check_files(order["wheels"] + order["compiled"])
         place, name = os.path.split(folder)
         building = tempfile.mkdtemp(prefix=".building-%s-" % name, dir=place)
         try:
             target = os.path.join(building, "env")
             unpack(order, building, lock)
+            place_compiled(order["compiled"], target)
             compile_all(order, target, lock)
             marker = {
                 "name": order["name"],

@@ -7,6 +7,7 @@ there what the host lacks of the wheels (by hash), then lets `installer.py` buil
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from hosts import installer
+from hosts.compiled import archive_of
 from hosts.lockfile import Lock, Package, ProvisionError
 from hosts.transport import Channel, HostProblem, Transport
 from hosts.wheels import Progress, collect_wheels, find_wheels, missing_wheels
@@ -74,8 +76,12 @@ def install(
         return False
     place = PurePosixPath(folder).parent
     uv = f"{place}/.uv-{version('uv')}"
-    targets = {str(place.parent / "wheels" / w.parent.name / w.name): w for w in wheels}
-    files = {**targets, uv: uv_binary()}
+    archives = [path for wheel in wheels if (path := archive_of(wheel)) is not None]
+    targets, compiled = (
+        {str(place.parent / "wheels" / path.parent.name / path.name): path for path in paths}
+        for paths in (wheels, archives)
+    )
+    files = {**targets, **compiled, uv: uv_binary()}
     script = _put_installer(transport, place)
     _copy(transport, python, script, files, place, progress)
     order = {
@@ -86,6 +92,7 @@ def install(
         "cores": max(cores, 1),
         "need": int(PYC_SHARE * sum(map(unpacked_bytes, wheels))),
         "wheels": [{"path": to, "sha256": wheel.parent.name} for to, wheel in targets.items()],
+        "compiled": [{"path": to, "sha256": _sha256(path)} for to, path in compiled.items()],
         "packages": {package.name: package.version for package in lock.packages},
     }
     for line in _talk(transport, python, script, "install", order):
@@ -125,6 +132,11 @@ def unpacked_bytes(wheel: Path) -> int:
         raise ProvisionError(
             f"{wheel} cannot be read", str(error), "remove it: it is fetched anew"
         ) from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _put_installer(transport: Transport, place: PurePosixPath) -> str:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hosts.compiled import compile_wheels
 from hosts.lockfile import Lock, Package, ProvisionError, normalized
 
 Progress = Callable[[str, float, float], None]
@@ -70,7 +71,9 @@ def collect_wheels(
             choice = _choose_and_fetch(lock, home, extra_sources, accept_large_torch, progress)
         except OSError as error:
             raise _os_problem(home / "wheels", error) from None
-    return list(find_wheels(choice, home).values())
+        wheels = list(find_wheels(choice, home).values())
+        compile_wheels(wheels, progress, len(os.sched_getaffinity(0)))
+    return wheels
 
 
 class _NotFound(ProvisionError):

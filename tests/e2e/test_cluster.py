@@ -18,8 +18,8 @@ import pytest
 
 from engine import api, clusters
 from engine import events as ev
-from engine.processes import processes_of
 from engine.clusters import Inventory
+from engine.processes import processes_of
 from engine.state import RunStatus
 from hosts.testbed import Testbed
 from tests.e2e.conftest import Home, new_home, wait_for

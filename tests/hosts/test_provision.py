@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hosts import installer, provision
+from hosts import compiled, installer, provision
 from hosts.local import LocalChannel, LocalTransport
 from hosts.provision import (
     Lock,
@@ -308,7 +308,7 @@ def report(phase, done, total):
     if phase == sys.argv[4]:
         os.kill(os.getpid(), signal.SIGKILL)
 lock = Lock.read(path)
-wheels = collect_wheels(lock, home, [source])
+wheels = collect_wheels(lock, home, [source], progress=report)
 folder = environment_folder(home, lock)
 print(install(LocalTransport(), lock, wheels, folder, local_python(), report))
 """
@@ -398,12 +398,12 @@ def test_another_home_gets_copies_by_hash(two: Lock, home: Path, source: Path) -
     install(
         LocalTransport(), two, wheels, folder, local_python(), lambda phase, *_: seen.append(phase)
     )
-    assert sorted(p.name for p in there.glob("wheels/*/*")) == sorted(p.name for p in wheels)
-    assert seen.count("copy") == 3  # two wheels and the installer program
+    assert sorted(p.name for p in there.glob("wheels/*/*.whl")) == sorted(p.name for p in wheels)
+    assert seen.count("copy") == 5  # two wheels, compiled, and the installer program
     assert imported(folder, "alpha").startswith("1 ")
 
 
-@pytest.mark.parametrize("phase", ["check", "unpack", "compile"])
+@pytest.mark.parametrize("phase", ["check", "unpack"])
 def test_killing_the_caller_leaves_nothing_that_counts(
     two: Lock, home: Path, source: Path, phase: str
 ) -> None:
@@ -420,6 +420,21 @@ def test_killing_the_caller_leaves_nothing_that_counts(
     again = start(INSTALL, two.path, home, source, "none")
     assert again.communicate()[0].strip() in ("True", "False")
     assert imported(folder, "alpha").startswith("1 ")
+    assert not leftovers(home)
+
+
+def test_killing_who_compiles_beside_the_wheels_leaves_nothing_that_counts(
+    two: Lock, home: Path, source: Path
+) -> None:
+    killed = start(INSTALL, two.path, home, source, "compile")
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert missing_wheels(two, home) == []
+    assert list(home.glob(f"wheels/*/{compiled.NAME}")) == []
+    again = start(INSTALL, two.path, home, source, "none")
+    assert again.communicate()[0].strip() == "True"
+    assert len(list(home.glob(f"wheels/*/{compiled.NAME}"))) == 2
+    assert imported(environment_folder(home, two), "alpha").startswith("1 ")
     assert not leftovers(home)
 
 
@@ -445,12 +460,20 @@ def test_killing_the_installer_leaves_nothing_that_counts(
             os.kill(transport.pid, signal.SIGKILL)
 
     slow = write_modules(source, home, two.path)
-    wheels, folder = collect_wheels(slow, home, [source]), environment_folder(home, slow)
+    wheels, folder = uncompiled(slow, home, source), environment_folder(home, slow)
     with pytest.raises(ProvisionError, match="ended too early"):
         install(transport, slow, wheels, folder, local_python(), kill)
     assert not is_installed(transport, folder)
     assert install(transport, slow, wheels, folder, local_python())
     assert not leftovers(home)
+
+
+def uncompiled(lock: Lock, home: Path, source: Path) -> list[Path]:
+    """The wheels of a lock as they are where nothing could be compiled beside them."""
+    wheels = collect_wheels(lock, home, [source])
+    for wheel in wheels:
+        wheel.with_name(compiled.NAME).unlink()
+    return wheels
 
 
 def write_modules(source: Path, home: Path, near: Path | None) -> Lock:
@@ -467,7 +490,7 @@ def write_modules(source: Path, home: Path, near: Path | None) -> Lock:
 
 def test_what_progress_raises_undoes_the_work(two: Lock, home: Path, source: Path) -> None:
     slow = write_modules(source, home, two.path)
-    wheels, folder = collect_wheels(slow, home, [source]), environment_folder(home, slow)
+    wheels, folder = uncompiled(slow, home, source), environment_folder(home, slow)
 
     def stop(phase: str, done: float, total: float) -> None:
         if phase == "compile":
