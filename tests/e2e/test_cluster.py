@@ -141,22 +141,23 @@ def test_data_in_a_shared_folder_lies_there_once(lab: Lab, monkeypatch: pytest.M
         declare("/shared")
         assert lab.home.aiok("hosts", "check", "lab").returncode == 0
         lab.forget_training()
-        result = finished(lab.home.aiok(*RUN))
-        assert result["ranks"] == 3
+        result = finished(lab.home.aiok("run", *RUN))
         found = lab.testbed.run_as_root("h3", ["find", "/shared/aiok", "-name", "manifest.json"])
         (manifest,) = found.stdout.split()
         identity = Path(manifest).parent.name
+        private = f"/home/{lab.testbed.layout.user}/.local/share/aiok/cache/{identity}"
         for host in HOSTS:
-            private = f"/home/{lab.testbed.layout.user}/.local/share/aiok/cache/{identity}"
             lab.testbed.run_as_root(host, ["rm", "-rf", private])  # of the runs before
         lab.forget_training()
-        assert finished(lab.home.aiok(*RUN))["weights_sha256"] == result["weights_sha256"]
+        assert finished(lab.home.aiok("run", *RUN))["weights_sha256"] == result["weights_sha256"]
+        for host in HOSTS:
+            assert lab.testbed.run_as_root(host, ["test", "-e", private]).returncode == 1
         declare("/tmp")
         lab.forget_training()
-        refused = lab.home.aiok(*RUN)
+        refused = lab.home.aiok("run", *RUN)
         assert refused.returncode == 3
-        assert "h2: /tmp/aiok is not the folder that h1 has there" in refused.stderr
-        assert "h3: /tmp/aiok is not the folder that h1 has there" in refused.stderr
+        assert "h2: /tmp is not the folder that h1 has there" in refused.stderr
+        assert "h3: /tmp is not the folder that h1 has there" in refused.stderr
     finally:
         clusters.write_inventory(plain)
 
