@@ -35,9 +35,11 @@ class Action:
 
 
 HOME, RUN, WIZARD, REVIEW, HOSTS = "home", "run", "wizard", "review", "hosts"
-SCREENS = (HOME, RUN, WIZARD, REVIEW, HOSTS)
+NEW_HOST = "new host"
+SCREENS = (HOME, RUN, WIZARD, REVIEW, HOSTS, NEW_HOST)
 _RUNS = (HOME, RUN)
 _FORM = (WIZARD, REVIEW)
+_TYPING = (*_FORM, NEW_HOST)
 ACTIONS = (
     Action("new_run", "n", "New run", "answer a few questions and start a run", (HOME,), "new"),
     Action("open_run", "enter", "Open", "watch the run under the cursor", (HOME,), "show"),
@@ -52,6 +54,10 @@ ACTIONS = (
     Action("open_report", "o", "Report", "say where the report lies and copy its path", _RUNS,
            "report"),
     Action("open_hosts", "h", "Hosts", "see the machines that work runs on", (HOME,), "hosts list"),
+    Action("new_host", "a", "Add", "add a host: say where it is, compare its key", (HOSTS,),
+           "hosts add", Confirm.YES_NO),
+    Action("add_host", "f5", "Add", "see the key of the host, compare it, add the host",
+           (NEW_HOST,), "hosts add", Confirm.YES_NO),
     Action("check_host", "c", "Check", "look what keeps the host under the cursor from working",
            (HOSTS,), "hosts check"),
     Action("check_hosts", "C", "Check all", "look at all hosts", (HOSTS,), "hosts check"),
@@ -79,6 +85,7 @@ ACTIONS = (
     Action("pane(3)", "3", "Machine", "go to the use of the machine", (RUN,), footer=False),
     Action("pane(4)", "4", "Log", "go to the log", (RUN,), footer=False),
     Action("copy_line", "y", "Copy", "copy the equal command line", (RUN, REVIEW, HOSTS)),
+    Action("copy_line", "f4", "Copy", "copy the equal command line", (NEW_HOST,)),
     Action("step_back", "f2", "Back", "go to the step before", _FORM),
     Action("step_on", "f3", "Next", "go to the next step", (WIZARD,)),
     Action("review", "f10", "Review", "see the plan before it runs", (WIZARD,), "plan"),
@@ -87,10 +94,12 @@ ACTIONS = (
            footer=False),
     Action("leave", "escape", "Leave", "go back to the list of runs; nothing is lost",
            (RUN, WIZARD, REVIEW, HOSTS)),
+    Action("leave", "escape", "Leave", "go back to the hosts; the form keeps what it holds",
+           (NEW_HOST,)),
     Action("palette", "ctrl+p", "Palette", "choose any of these by name", SCREENS, footer=False),
     Action("close", "q", "Close", "close the app; runs go on without it", (*_RUNS, HOSTS)),
     Action("show_help", "question_mark", "Help", "what can be done here", (*_RUNS, HOSTS)),
-    Action("show_help", "f1", "Help", "what can be done here", _FORM),
+    Action("show_help", "f1", "Help", "what can be done here", _TYPING),
 )  # fmt: skip
 
 _NAMES = {"slash": "/", "question_mark": "?", "left_square_bracket": "[", "escape": "esc",

@@ -18,11 +18,13 @@ from textual.theme import Theme
 from aiok_tui.actions import actions_of, key_name
 from aiok_tui.feed import TICK_S, Call, Calls, Engine, Feed, Jobs, load_engine
 from aiok_tui.hostboard import HostBoard, HostWork
+from aiok_tui.passwords import Passwords, Typed
 from aiok_tui.screens.base import FeedScreen, Turn
 from aiok_tui.widgets.glyphs import glyphs
 
 if TYPE_CHECKING:
     from engine.api import RunSummary
+    from engine.clusters import HostEntry
 
 FIRST_FRAME_S = 0.05
 
@@ -72,7 +74,10 @@ class AiokApp(App[None], inherit_bindings=False):
         self.calls = Calls(self._answer)
         self.board = HostBoard(clock)
         self.jobs = Jobs(self._answer, threads=background)
-        self.host_work = HostWork(self.feed, self.jobs, self.board, self.show_problem)
+        self.passwords = Passwords(self._answer, self._ask_password)
+        self.host_work = HostWork(
+            self.feed, self.jobs, self.board, self.show_problem, self.passwords
+        )
         self.crash: Exception | None = None
         self._ticks = 0
         self.register_theme(THEME)
@@ -122,8 +127,9 @@ class AiokApp(App[None], inherit_bindings=False):
                 screen.draw(turn)
 
     def on_unmount(self) -> None:
-        """The reader goes with the app."""
+        """The reader goes with the app, and who waits for a password goes on without."""
         self.feed.close()
+        self.passwords.close()
 
     # --- calls ---
 
@@ -153,6 +159,12 @@ class AiokApp(App[None], inherit_bindings=False):
         from aiok_tui.screens.problem import ProblemScreen
 
         self.push_screen(ProblemScreen(error))
+
+    def _ask_password(self, entry: HostEntry, typed: Typed) -> None:
+        """The question for a password over whatever is shown."""
+        from aiok_tui.screens.password import PasswordScreen
+
+        self.push_screen(PasswordScreen(entry, typed))
 
     def say(self, text: str, *, warning: bool = False) -> None:
         """A short note that goes away by itself."""

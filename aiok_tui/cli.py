@@ -376,7 +376,7 @@ def hosts_add(
     key: Annotated[Path | None, typer.Option(help="Your private key for it.")] = None,
     agent: Annotated[bool, typer.Option("--agent", help="Ask your ssh-agent too.")] = False,
     password: Annotated[bool, typer.Option("--password", help="Ask for a password.")] = False,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 22,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="By default 22.")] = None,
     jump: Annotated[str | None, typer.Option(help="The host through which it is reached.")] = None,
     work_folder: Annotated[str | None, typer.Option(help="Where aiok keeps its files.")] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Ranks it takes.")] = None,

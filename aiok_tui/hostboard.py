@@ -7,7 +7,7 @@ timer draws it. `HostWork` starts that work. A host that does not answer holds u
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,9 +15,10 @@ from aiok_tui.feed import Call, Feed, Jobs
 
 if TYPE_CHECKING:
     from engine.api import HostFacts, HostReport, Outcome
-    from engine.clusters import Inventory
+    from engine.clusters import Inventory, Password
+    from engine.host_jobs import HostKey
 
-CHECK, UP, DOWN, REMOVE = "checking", "coming up", "going down", "removing"
+ADD, CHECK, UP, DOWN, REMOVE = "adding", "checking", "coming up", "going down", "removing"
 HERE = ""  # progress of what is done on this machine for all hosts
 
 
@@ -145,11 +146,12 @@ class HostWork:
         jobs: Jobs,
         board: HostBoard,
         failed: Callable[[Exception], None],
+        password: Password,
         environments: Sequence[str] = ("torch",),
     ) -> None:
         """`environments` are what `up` installs, as on the command line."""
         self._feed, self._jobs, self.board, self._failed = feed, jobs, board, failed
-        self._environments = environments
+        self._password, self._environments = password, environments
 
     def _start(
         self, names: Sequence[str], doing: str, work: Callable[[], Any],
@@ -180,23 +182,48 @@ class HostWork:
             return
 
         def work() -> None:
-            for report in self._feed.engine.check_hosts(free, told=self.board.told):
+            engine = self._feed.engine
+            for report in engine.check_hosts(free, self._password, told=self.board.told):
                 self.board.told(report)
 
         self._start(free, CHECK, work)
+
+    def meet(
+        self,
+        answers: Mapping[str, str],
+        shown: Callable[[HostKey], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """Fetch the key of a host that is to be added."""
+        engine, password = self._feed.engine, self._password
+        self._jobs.start(Call(ADD, lambda: engine.meet_host(answers, password), shown, failed))
+
+    def add(self, answers: Mapping[str, str], key: HostKey, added: Callable[[str], None]) -> None:
+        """Pin the key of a host, write it into the inventory, look at it."""
+        engine = self._feed.engine
+
+        def listed(name: str) -> None:
+            self.check([name])
+            added(name)
+
+        def done(name: str) -> None:
+            self.listing(lambda: listed(name))
+
+        self._start((), ADD, lambda: engine.add_host(answers, key), done)
 
     def up(self, group: str) -> None:
         """Make a cluster, or one host, ready."""
         names = list(self._environments)
 
         def work() -> list[Outcome]:
-            return self._feed.engine.hosts_up(group, names, self.board.progress)
+            engine = self._feed.engine
+            return engine.hosts_up(group, names, self.board.progress, self._password)
 
         self._change(group, UP, work)
 
     def down(self, group: str) -> None:
         """Make a cluster, or one host, bare."""
-        self._change(group, DOWN, lambda: self._feed.engine.hosts_down(group))
+        self._change(group, DOWN, lambda: self._feed.engine.hosts_down(group, self._password))
 
     def _change(self, group: str, doing: str, work: Callable[[], list[Outcome]]) -> None:
         names = self.board.members(group)

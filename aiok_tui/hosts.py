@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import getpass
-import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from aiok_tui.output import print_findings, print_json, table, tell_error, words
 from engine import clusters, host_jobs, preflight
-from engine.clusters import HostEntry, TypedOnce
+from engine.clusters import HostEntry
 from engine.environments import lock_of
 from engine.errors import EnvironmentProblem, ExitCode, InputError
 
@@ -30,36 +29,34 @@ def add(
 
     The name of a host that stands in the inventory already, written by hand, pins its key.
     """
-    user, at, address = place.rpartition("@")
     known = clusters.inventory()
     pinning = place in known.hosts and name is None
     if pinning:
-        name, address, new = place, known.entry(place).address, known
+        name, new = place, host_jobs.joined(known, place, cluster) if cluster else known
     else:
-        name = name or next(n for i in itertools.count(1) if (n := f"h{i}") not in known.hosts)
-        given = {"address": address, "user": user if at else None, **fields}
-        new = host_jobs.describe(name, {k: v for k, v in given.items() if v is not None})
+        name = name or host_jobs.next_name(known)
+        said = {key: value for key, value in fields.items() if value is not None}
+        new = host_jobs.describe(name, place, said, cluster)
     key = host_jobs.show_key(new, name, ask_password)
-    print(f"{name} ({address}) shows the key {key.fingerprint}", file=sys.stderr)
+    print(f"{name} ({key.entry.address}) shows the key {key.fingerprint}", file=sys.stderr)
     if fingerprint is not None and fingerprint != key.fingerprint:
         raise EnvironmentProblem(
             f"{name}: its key is not the one you named",
             why=f"named {fingerprint}, shown {key.fingerprint}",
             todo="do not connect; ask who runs the host",
         )
-    if fingerprint is None and not _confirmed():
+    if fingerprint is None and not _confirmed(key):
         raise InputError(f"{name} was not added", todo="compare the fingerprint on the host itself")
-    host_jobs.add(new, key, cluster)
+    host_jobs.add(new, key)
     done = "its key is pinned" if pinning else "added"
     print(f"{name}: {done}" + (f", in {cluster}" if cluster else ""))
 
 
-def _confirmed() -> bool:
+def _confirmed(key: host_jobs.HostKey) -> bool:
     if not sys.stdin.isatty():
         raise InputError(
             "nobody is here to compare the key",
-            todo="give it: --fingerprint SHA256:... (on the host: ssh-keygen -lf "
-            "/etc/ssh/ssh_host_ed25519_key.pub)",
+            todo=f"give it: --fingerprint SHA256:... (on the host: {key.to_compare})",
         )
     return input("is that its key? [y/N] ").strip().lower() in ("y", "yes")
 
@@ -106,15 +103,13 @@ def up(cluster: str, environments: Sequence[str], as_json: bool) -> int:
             print(f"  {host or 'here':10} {phase}", file=sys.stderr, flush=True)
 
     locks = [lock_of(name) for name in environments]
-    outcomes = host_jobs.up(cluster, locks, progress, TypedOnce(ask_password))
+    outcomes = host_jobs.up(cluster, locks, progress, ask_password)
     return _tell(outcomes, "made ready", "was ready", as_json)
 
 
 def down(cluster: str, as_json: bool) -> int:
     """Make hosts bare; the exit code."""
-    return _tell(
-        host_jobs.down(cluster, TypedOnce(ask_password)), "bare again", "was bare", as_json
-    )
+    return _tell(host_jobs.down(cluster, ask_password), "bare again", "was bare", as_json)
 
 
 def _tell(outcomes: Sequence[host_jobs.Outcome], done: str, nothing: str, as_json: bool) -> int:

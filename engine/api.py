@@ -19,12 +19,17 @@ from typing import Any
 from engine import clusters, datasets, environments, facts, host_jobs, preflight, recipe
 from engine import events as ev
 from engine.advisor import ClusterHost, Job, lay_out, make_plan, refuse
-from engine.clusters import inventory
+from engine.clusters import Password, inventory
 from engine.code import deploy
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, InputError
 from engine.host_jobs import Outcome, Progress
 from engine.host_jobs import down as hosts_down
 from engine.host_jobs import remove as remove_host
+from engine.new_host import add as add_host
+from engine.new_host import command_line as host_line
+from engine.new_host import meet as meet_host
+from engine.new_host import problems as host_problems
+from engine.new_host import questions as host_questions
 from engine.plan import Plan, read_plan
 from engine.preflight import HostReport
 from engine.preflight import check as check_hosts
@@ -57,9 +62,10 @@ from models.api import ModelSpec
 from models.settings import nearest
 
 __all__ = [
-    "Follower", "HostFacts", "HostReport", "Outcome", "Plan", "Question", "RunSummary",
-    "check_answers", "check_hosts", "command_line", "events_since", "host_facts", "hosts_down",
-    "hosts_up", "inventory", "load_draft", "log_files", "models", "plan", "questions",
+    "Follower", "HostFacts", "HostReport", "Outcome", "Plan", "Question", "RunSummary", "add_host",
+    "check_answers", "check_hosts", "command_line", "events_since", "host_facts", "host_line",
+    "host_problems", "host_questions", "hosts_down", "hosts_up", "inventory", "load_draft",
+    "log_files", "meet_host", "models", "plan", "questions",
     "rank_layout", "recipe_text", "remove_host", "report", "resume", "run_hosts", "run_path",
     "runs", "save_draft", "save_recipe", "start", "state", "stop", "wizard_steps",
 ]  # fmt: skip
@@ -205,10 +211,12 @@ def rank_layout(reports: Sequence[HostReport], ranks: str = "auto") -> list[tupl
     return [(host.name, found.ranks, found.threads) for host, found in lay_out(hosts, wanted)]
 
 
-def hosts_up(name: str, environment_names: Sequence[str], progress: Progress) -> list[Outcome]:
+def hosts_up(
+    name: str, environment_names: Sequence[str], progress: Progress, password: Password | None
+) -> list[Outcome]:
     """Make the hosts of a cluster, or one host, ready; see host_jobs.up."""
     locks = [environments.lock_of(environment) for environment in environment_names]
-    return host_jobs.up(name, locks, progress)
+    return host_jobs.up(name, locks, progress, password)
 
 
 def _named_dataset(

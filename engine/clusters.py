@@ -67,7 +67,7 @@ def known_hosts_path() -> Path:
 
 
 def identity_path(cluster: str) -> Path:
-    """aiok's own private key of a cluster; it is there while the cluster is up."""
+    """aiok's own private key of a cluster, or of a host in none; it is there while that is up."""
     return home() / "ssh" / cluster / "id_ed25519"
 
 
@@ -136,12 +136,11 @@ def transport_to(name: str, known: Inventory, password: Password | None = None) 
     from hosts.ssh import SshTransport
 
     entry = known.entry(name)
-    cluster = known.cluster_of(name)
     return SshTransport(
         entry,
         known_hosts_path(),
         password=password,
-        identity=identity_path(cluster) if cluster else None,
+        identity=identity_path(known.cluster_of(name) or name),
         jump=transport_to(entry.jump, known, password) if entry.jump else None,
     )
 
@@ -197,10 +196,14 @@ def find_python(entry: HostEntry, transport: Transport) -> str:
 def reach(
     wanted: Sequence[HostEntry], known: Inventory, password: Password | None = None
 ) -> tuple[list[Site], list[HostProblem]]:
-    """The hosts that answer, and what is wrong with the others; all are tried side by side."""
+    """The hosts that answer, and what is wrong with the others; all are tried side by side.
+
+    One password is asked for at a time, and each once.
+    """
+    asked = TypedOnce(password) if password else None
 
     def one(entry: HostEntry) -> Site | HostProblem:
-        transport = transport_to(entry.name, known, password)
+        transport = transport_to(entry.name, known, asked)
         try:
             return site_of(entry, transport)
         except HostProblem as problem:

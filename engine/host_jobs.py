@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,20 +35,51 @@ class HostKey:
     fingerprint: str
     line: str
 
+    @property
+    def to_compare(self) -> str:
+        """The command that tells the fingerprint on the host itself."""
+        kind = self.line.split()[1].removeprefix("ssh-").partition("-")[0]
+        return f"ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub"
+
 
 # --- the inventory --------------------------------------------------------------------------------
 
 
-def describe(name: str, fields: dict[str, Any]) -> Inventory:
-    """The inventory with one host more; InputError for a bad field or a name that is taken."""
+def next_name(known: Inventory) -> str:
+    """The first of h1, h2, ... that nothing is called yet."""
+    taken = {*known.hosts, *known.clusters}
+    return next(name for i in itertools.count(1) if (name := f"h{i}") not in taken)
+
+
+def describe(
+    name: str, place: str, fields: Mapping[str, Any], cluster: str | None = None
+) -> Inventory:
+    """The inventory with one host more, at [USER@]ADDRESS, in a cluster if one is named.
+
+    InputError for bad fields, all at once, or a name that is taken.
+    """
     known = clusters.inventory()
     if name in known.hosts:
         raise InputError(
             f"there is already a host {name}", todo=f"aiok hosts remove {name}, or another name"
         )
+    user, at, address = place.rpartition("@")
+    host = {"address": address, **({"user": user} if at else {}), **fields}
     data = known.to_data()
-    hosts = {**data.get("hosts", {}), name: fields}
-    return _checked({**data, "hosts": hosts})
+    data = {**data, "hosts": {**data.get("hosts", {}), name: host}}
+    return _checked(_joined(data, name, cluster) if cluster else data)
+
+
+def joined(known: Inventory, name: str, cluster: str) -> Inventory:
+    """The inventory with a host in a cluster, which is new or has others already."""
+    return _checked(_joined(known.to_data(), name, cluster))
+
+
+def _joined(data: Mapping[str, Any], name: str, cluster: str) -> dict[str, Any]:
+    groups = data.get("clusters", {})
+    group = groups.get(cluster, {"hosts": []})
+    members = dict.fromkeys([*group["hosts"], name])
+    return {**data, "clusters": {**groups, cluster: {**group, "hosts": list(members)}}}
 
 
 def _checked(data: Mapping[str, Any]) -> Inventory:
@@ -70,15 +102,8 @@ def show_key(new: Inventory, name: str, password: Password | None = None) -> Hos
     return HostKey(entry, fingerprint, line)
 
 
-def add(new: Inventory, key: HostKey, cluster: str | None) -> None:
+def add(new: Inventory, key: HostKey) -> None:
     """Write the host into the inventory and pin its key."""
-    if cluster is not None:
-        data = new.to_data()
-        groups = data.get("clusters", {})
-        group = groups.get(cluster, {"hosts": []})
-        members = dict.fromkeys([*group["hosts"], key.entry.name])
-        grown = {**groups, cluster: {**group, "hosts": list(members)}}
-        new = _checked({**data, "clusters": grown})
     _pin(key.line)
     if new != clusters.inventory():  # a file that only lacked the pin keeps its comments
         clusters.write_inventory(new)
@@ -112,10 +137,9 @@ def remove(name: str) -> None:
             todo=nearest(name, list(known.hosts)) if known.hosts else "the inventory has none",
         )
     cluster = known.cluster_of(name)
-    if cluster and clusters.identity_path(cluster).exists():
-        raise EnvironmentProblem(
-            f"{name} belongs to {cluster}, which is up", todo=f"aiok hosts down {name} first"
-        )
+    if clusters.identity_path(cluster or name).exists():
+        what = f"{name} belongs to {cluster}, which is up" if cluster else f"{name} is up"
+        raise EnvironmentProblem(what, todo=f"aiok hosts down {name} first")
     entry = known.entry(name)
     data = known.to_data()
     groups = data.get("clusters", {})
@@ -276,7 +300,8 @@ def down(name: str, password: Password | None = None) -> list[Outcome]:
 
     with ThreadPoolExecutor(clusters.AT_ONCE) as pool:
         outcomes += list(pool.map(one, sites))
-    if name in known.clusters and all(outcome.problem is None for outcome in outcomes):
+    whole = name in known.clusters or known.cluster_of(name) is None
+    if whole and all(outcome.problem is None for outcome in outcomes):
         remove_tree(clusters.identity_path(name).parent)
     return outcomes
 

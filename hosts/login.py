@@ -126,9 +126,9 @@ def nothing_to_offer(entry: HostEntry) -> HostProblem:
     """Why there was no credential that could be tried."""
     if entry.password:
         return HostProblem(
-            entry.name, f"it wants the password of {entry.user} and nobody is here to type it",
-            "a password is asked for on a terminal only, and never stored",
-            "in a terminal: aiok hosts up; from then on aiok's own key is used",
+            entry.name, f"it wants the password of {entry.user} and none was typed",
+            "it is asked for in the app and on a terminal, and never stored",
+            "make it ready there (aiok hosts up); from then on aiok's own key is used",
         )  # fmt: skip
     if entry.agent:
         running = bool(os.environ.get("SSH_AUTH_SOCK"))

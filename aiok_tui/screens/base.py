@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from textual import events
 from textual.screen import Screen
 
 from aiok_tui.widgets.glyphs import state_cell
@@ -27,6 +28,7 @@ class FeedScreen(Screen[Any]):
 
     area = ""
     ready = False  # its widgets are there
+    _given: tuple[Any, ...] = ()  # the result of a screen that closes as soon as it can
     ESCAPE_TO_MINIMIZE = False
 
     def on_mount(self) -> None:
@@ -40,6 +42,19 @@ class FeedScreen(Screen[Any]):
 
     def draw(self, turn: Turn) -> None:
         """Take over what is new."""
+
+    def give(self, result: Any = None) -> None:
+        """Close with a result: now, or when nothing lies over this screen any more."""
+        if self.is_current:
+            self.dismiss(result)
+        else:
+            self._given = (result,)
+
+    def on_screen_resume(self, _event: events.ScreenResume) -> None:
+        """What lay over this screen is gone."""
+        given, self._given = self._given, ()
+        if given:
+            self.dismiss(*given)
 
     def action_palette(self) -> None:
         """Choose an action by name."""

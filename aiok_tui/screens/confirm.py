@@ -39,7 +39,7 @@ class ConfirmScreen(ModalScreen[bool]):
 
     def on_mount(self) -> None:
         """No, or the name, has the focus."""
-        width = max(20, min(64, self.app.size.width - 6) - 6)
+        width = max(20, min(64, self.app.size.width) - 6)
         title = wrap(self.title_text, width, "strong")
         self.query_one("#question", Lines).show([*title, [], *wrap(self.text, width, "dim")])
         self.set_focus(self.query_one(Input if self.wanted else "#no"))

@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 WELCOME: tuple[list[Cell], ...] = (
     [("No hosts yet.", "strong")],
     [],
-    [("Close with q and type: ", "dim"), ("aiok hosts add USER@ADDRESS --cluster NAME", "plain")],
-    [("It shows the key of the host, for you to compare, and pins it.", "dim")],
+    [
+        ("Press ", "dim"),
+        ("a", "accent"),
+        (" to add one. By hand: ", "dim"),
+        ("aiok hosts add USER@ADDRESS --cluster NAME", "plain"),
+    ],
+    [("The key of the host is shown, for you to compare, and pinned.", "dim")],
 )
 
 
@@ -41,6 +46,7 @@ class HostsScreen(FeedScreen):
         super().__init__()
         self.zoomed = False
         self._shown: tuple[object, ...] = ()
+        self._new_host: dict[str, str] = {}  # answers of a host that is not added yet
 
     def compose(self) -> ComposeResult:
         """The list over what is known of one host."""
@@ -136,6 +142,19 @@ class HostsScreen(FeedScreen):
         self.zoomed = not self.zoomed
         self.draw(Turn())
         self.query_one("#about" if self.zoomed else "#hosts").focus()
+
+    def action_new_host(self) -> None:
+        """Ask where a host is, to add it."""
+        from aiok_tui.screens.newhost import NewHostScreen
+
+        self.aiok.push_screen(NewHostScreen(self._new_host, self._added))
+
+    def _added(self, name: str) -> None:
+        self._new_host.clear()
+        self.aiok.say(f"{name} is added")
+        if self.is_attached:
+            self.draw(Turn())
+            self.query_one("#hosts", LineTable).point(name)
 
     def action_check_host(self) -> None:
         """Look at the host under the cursor."""

@@ -215,7 +215,7 @@ class ReviewScreen(FeedScreen):
         self.aiok.do("", launch, self._launched, self._not_launched)
 
     def _launched(self, run: str) -> None:
-        self.dismiss(run)
+        self.give(run)
 
     def _not_launched(self, error: Exception) -> None:
         self.launching = False

@@ -1,4 +1,7 @@
-"""One question of the wizard: its label, its field, what helps, what is wrong."""
+"""One question of a form: its label, its field, what helps, what is wrong.
+
+A question of kind choice shows its choices; a text with choices offers them while it is typed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.strip import Strip
+from textual.suggester import SuggestFromList
 from textual.widgets import Input
 
 from aiok_tui.widgets.glyphs import glyphs
@@ -130,7 +134,9 @@ class Field(Vertical):
         if self.question.kind == "choice":
             yield Choice(self.question.choices, self.value)
         else:
-            yield Input(self.value, compact=True, select_on_focus=False)
+            offers = [value for value, _ in self.question.choices]
+            suggester = SuggestFromList(offers) if offers else None
+            yield Input(self.value, compact=True, select_on_focus=False, suggester=suggester)
         yield Paragraph(classes="problem")
 
     def on_mount(self) -> None:

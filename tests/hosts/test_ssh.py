@@ -192,7 +192,7 @@ def test_a_password_is_asked_for_once_and_nobody_to_type_it_is_told(testbeds: Te
     for host in hosts:
         host.close()
     nobody = problem_of(ssh_to(testbed, "h1"))
-    assert nobody.what == "it wants the password of aiok and nobody is here to type it"
+    assert nobody.what == "it wants the password of aiok and none was typed"
     entry = entry_of(testbed, "h1")
     wrong = problem_of(SshTransport(entry, testbed.known_hosts, password=lambda _: "wrong"))
     assert wrong.what == "it refuses aiok with the password"

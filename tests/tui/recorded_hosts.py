@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from engine import api
+from engine import api, new_host
 from engine import events as ev
+from engine.clusters import HostEntry, Password
+from engine.host_jobs import HostKey
 from engine.store import EventLog, open_run_folder
 from hosts.bringup import Entry, Placed
 from hosts.preflight import Finding, HostReport
@@ -44,6 +46,8 @@ FACTS = HostFacts(
     disk_free_gib=96.0, disk_total_gib=200.0, python="3.11.2", python_path="/usr/bin/python3.11",
     kernel="6.1.0", java="", clock=0.0, load1=0.4,
 )  # fmt: skip
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3mvzXzY0Uq0aXo0cT3uJ1Qv3m1m8b0rW2s4x6y8z0A"
+FINGERPRINT = "SHA256:9vQ0m1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t"
 OK = (Finding("ok", "4 cores"), Finding("note", "no Java", "apt-get install openjdk-17"))
 TIMEOUT = Finding("problem", "no answer from 10.0.0.13 port 22", "is it on? check the address",
                   "timed out after 10 s")  # fmt: skip
@@ -70,39 +74,73 @@ class RecordedHosts:
             "spare": report("spare", HALF),
         }
         self.failing: dict[str, HostProblem] = {}
+        self.typed: dict[str, str | None] = {}  # passwords, by host
+
+    def meet_host(self, answers: Mapping[str, str], password: Password) -> HostKey:
+        """The host shows FINGERPRINT; its check finds it bare."""
+        name, new = new_host.described(answers)
+        self.asked.append(("meet", name))
+        entry = new.entry(name)
+        if entry.jump:
+            self._log_in(new.entry(entry.jump), password)
+        self.reports[name] = report(name, BARE)
+        return HostKey(entry, FINGERPRINT, f"{entry.address} {KEY}")
+
+    def _log_in(self, entry: HostEntry, password: Password) -> HostProblem | None:
+        """What a host that wants a password says."""
+        if not entry.password:
+            return None
+        self.typed[entry.name] = password(entry)
+        wanted = f"it wants the password of {entry.user} and none was typed"
+        return None if self.typed[entry.name] else HostProblem(entry.name, wanted)
 
     def check_hosts(
-        self, names: Sequence[str], *, told: Callable[[HostReport], None]
+        self, names: Sequence[str], password: Password, *, told: Callable[[HostReport], None]
     ) -> list[HostReport]:
-        """As recorded."""
+        """As recorded; a host whose password is not typed lets nobody in."""
         self.asked.append(("check", *names))
-        found = [self.reports[name] for name in names]
+        found = []
+        for name in names:
+            problem = self._log_in(api.inventory().entry(name), password)
+            if problem is not None:
+                self.reports[name] = report(name, None, Finding("problem", problem.what))
+            found.append(self.reports[name])
         for each in found:
             told(each)
         return found
 
     def hosts_up(
-        self, name: str, environments: Sequence[str], progress: Callable[..., None]
+        self,
+        name: str,
+        environments: Sequence[str],
+        progress: Callable[..., None],
+        password: Password,
     ) -> list[api.Outcome]:
         """Each host is ready, but for those that fail."""
         self.asked.append(("up", name, *environments))
         progress("", "torch: collecting wheels", 1, 2)
-        return [self._change(host, READY, progress) for host in self._members(name)]
+        return [self._change(host, READY, password, progress) for host in self._members(name)]
 
-    def hosts_down(self, name: str) -> list[api.Outcome]:
+    def hosts_down(self, name: str, password: Password) -> list[api.Outcome]:
         """Each host is bare."""
         self.asked.append(("down", name))
-        return [self._change(host, BARE) for host in self._members(name)]
+        return [self._change(host, BARE, password) for host in self._members(name)]
 
     def _members(self, name: str) -> list[str]:
         return [entry.name for entry in api.inventory().entries(name)]
 
     def _change(
-        self, host: str, placed: Placed, progress: Callable[..., None] = lambda *_: None
+        self,
+        host: str,
+        placed: Placed,
+        password: Password,
+        progress: Callable[..., None] = lambda *_: None,
     ) -> api.Outcome:
         progress(host, "code", 1, 4)
-        if host in self.failing:
-            return api.Outcome(host, problem=self.failing[host])
+        entry = api.inventory().entry(host)
+        problem = self.failing.get(host) or self._log_in(entry, password)
+        if problem is not None:
+            return api.Outcome(host, problem=problem)
         self.reports[host] = report(host, placed)
         return api.Outcome(host, changed=(HOME,))
 

@@ -8,23 +8,34 @@ import pytest
 import typer.main
 
 from aiok_tui import actions, cli
-from aiok_tui.actions import ACTIONS, HOME, HOSTS, REVIEW, RUN, WIZARD, Action, Confirm
+from aiok_tui.actions import (
+    ACTIONS,
+    HOME,
+    HOSTS,
+    NEW_HOST,
+    REVIEW,
+    RUN,
+    WIZARD,
+    Action,
+    Confirm,
+)
 from aiok_tui.app import AiokApp
 from aiok_tui.screens.base import FeedScreen
 from aiok_tui.screens.home import HomeScreen
 from aiok_tui.screens.hosts import HostsScreen
+from aiok_tui.screens.newhost import NewHostScreen
 from aiok_tui.screens.review import ReviewScreen
 from aiok_tui.screens.run import RunScreen
 from aiok_tui.screens.wizard import WizardScreen
 
 SCREENS: dict[str, type[FeedScreen]] = {
     HOME: HomeScreen, RUN: RunScreen, WIZARD: WizardScreen, REVIEW: ReviewScreen,
-    HOSTS: HostsScreen,
+    HOSTS: HostsScreen, NEW_HOST: NewHostScreen,
 }  # fmt: skip
 FORBIDDEN = {f"ctrl+{key}" for key in "hijmsqzab"} | {"ctrl+left_square_bracket"}
 ABOUT_RUNS = {"new", "plan", "run", "runs", "show", "logs", "stop", "resume", "report"}
-ABOUT_HOSTS = {"list", "check", "up", "down", "remove"}
-CHANGES = ("stop", "hosts up", "hosts down", "hosts remove")
+ABOUT_HOSTS = {"add", "list", "check", "up", "down", "remove"}
+CHANGES = ("stop", "hosts add", "hosts up", "hosts down", "hosts remove")
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda a: f"{a.id}-{a.keys}")

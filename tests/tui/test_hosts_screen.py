@@ -18,6 +18,7 @@ from aiok_tui.screens.hosts import HostsScreen
 from aiok_tui.screens.problem import ProblemScreen
 from aiok_tui.widgets.linetable import LineTable
 from engine import api
+from engine.clusters import Password
 from hosts.bringup import Entry, Placed
 from hosts.preflight import Finding, HostReport
 from hosts.transport import HostProblem
@@ -138,8 +139,10 @@ async def test_a_host_that_does_not_answer_blocks_nothing(
     hosts = here.engine.hosts
     recorded = hosts.check_hosts
 
-    def check(names: Sequence[str], *, told: Callable[[HostReport], None]) -> Any:
-        found = recorded([name for name in names if name != "h3"], told=told)
+    def check(
+        names: Sequence[str], password: Password, *, told: Callable[[HostReport], None]
+    ) -> Any:
+        found = recorded([name for name in names if name != "h3"], password, told=told)
         if "h3" in names:
             answer.wait(60)
             ended.set()
@@ -170,7 +173,7 @@ async def test_what_is_worked_on_is_not_touched_twice(
 ) -> None:
     here, go_on = stage(), threading.Event()
 
-    def down(name: str) -> list[api.Outcome]:
+    def down(name: str, _password: Password) -> list[api.Outcome]:
         here.engine.asked.append(("down", name))
         go_on.wait(60)
         return []

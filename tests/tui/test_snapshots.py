@@ -9,6 +9,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from engine import api
 from engine.api import Question
 from tests.tui.conftest import Stage
 from tests.tui.recorded_hosts import spread_over_hosts
@@ -137,6 +138,38 @@ def test_hosts(
 ) -> None:
     here = stage()
     assert snap_compare(here.app, terminal_size=size, run_before=played(here, "h", "j"))
+
+
+@pytest.mark.parametrize("size", [*SIZES, SMALL])
+def test_new_host(
+    stage: Callable[..., Stage], inventory: None, snap_compare: Compare, size: tuple[int, int]
+) -> None:
+    here = stage()
+    play = played(here, "h", "a", *"bob@10.0.0.30", "tab", "backspace", "1")
+    assert snap_compare(here.app, terminal_size=size, run_before=play)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_key_of_a_new_host(
+    stage: Callable[..., Stage], inventory: None, snap_compare: Compare, size: tuple[int, int]
+) -> None:
+    here = stage()
+    play = played(here, "h", "a", *"bob@10.0.0.30", "f5")
+    assert snap_compare(here.app, terminal_size=size, run_before=play)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_password(
+    stage: Callable[..., Stage], inventory: None, snap_compare: Compare, size: tuple[int, int]
+) -> None:
+    here = stage()
+
+    async def play(pilot: Pilot[None]) -> None:
+        await played(here, "h")(pilot)
+        here.app._ask_password(api.inventory().entry("h1"), lambda text: None)
+        await played(here, *"secret")(pilot)
+
+    assert snap_compare(here.app, terminal_size=size, run_before=play)
 
 
 @pytest.mark.parametrize("size", SIZES)
