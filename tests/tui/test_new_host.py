@@ -230,9 +230,9 @@ async def test_passwords_are_typed_one_after_the_other(stage: Make, size: tuple[
             await press(here, pilot, *keys)
             for name in ("h1", "h2") * 2:  # the work, and the check after it
                 await until(here, pilot, lambda name=name: asks(here, name))
-                await press(here, pilot, *f"{SECRET}{name}", "enter")
+                await press(here, pilot, *f"s{name}", "enter")
             await until(here, pilot, lambda: not any(r.doing for r in here.app.board.rows.values()))
-            assert here.engine.hosts.typed == {"h1": f"{SECRET}h1", "h2": f"{SECRET}h2"}
+            assert here.engine.hosts.typed == {"h1": "sh1", "h2": "sh2"}
 
 
 @pytest.mark.usefixtures("locked")

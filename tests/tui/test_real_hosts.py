@@ -15,6 +15,7 @@ from aiok_tui.screens.password import PasswordScreen
 from engine import api
 from hosts.testbed import PASSWORD, Testbed
 from tests.tui.conftest import Stage
+from tests.tui.test_terminal import Terminal
 
 LIMIT_S = 60.0
 WIDE = (120, 36)
@@ -140,3 +141,22 @@ async def test_a_host_that_wants_a_password_which_leaves_no_trace(
     assert not [path for path in files if PASSWORD.encode() in path.read_bytes()]
     assert PASSWORD not in seen + caplog.text + "".join(capfd.readouterr())
     assert api.inventory().entry("h1").password
+
+
+def test_the_app_ends_while_a_password_is_asked_for(own_testbed: Testbed, runs: Path) -> None:
+    own_testbed.up(1, password=("h1",))
+    own_testbed.inventory(runs.parent / "inventory.yaml")
+    shown = Terminal()
+    try:
+        shown.read_until(b"runs")
+        shown.type("h")
+        shown.read_until(b"Password of aiok on h1")
+        shown.type("canary-7Fq")
+        shown.read_until("•••".encode())
+        shown.type("\x03")
+        shown.read_until(b"Close the app?")
+        shown.type("\x03")
+        assert shown.wait() == 0
+        assert b"canary-7Fq" not in shown.output
+    finally:
+        shown.close()
