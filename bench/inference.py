@@ -112,7 +112,7 @@ def rows(
             "goal": f"within {LARGEST_DROP}", "met": abs(change) <= LARGEST_DROP,
         },
         {
-            "name": f"{profile}: part of the fp32 roofline", "unit": "%",
+            "name": f"{profile}: part of the fp32 roofline", "unit": "%", "readme": True,
             "value": _percent(kept, kept_limit), "baseline": _percent(eager, limit),
             "note": f"{kept_flops / 1e3:.1f} kFLOP and {needed[1]:.0f} bytes a row: at most "
                     f"{kept_limit:,.0f} rows/s; baseline: eager, {needed[0] / 1e3:.1f} kFLOP",

@@ -193,8 +193,8 @@ def unpack(order: dict[str, Any], building: str, lock: int) -> None:
         "UV_OFFLINE": "1",
         "UV_NO_CONFIG": "1",
         "UV_PYTHON_DOWNLOADS": "never",
-        "UV_CACHE_DIR": os.path.join(building, "uv-cache"),
-        "UV_LINK_MODE": "hardlink",  # cache and environment are on one disk: nothing is copied
+        "UV_CACHE_DIR": order["unpacked"],  # once for all environments that have the wheel
+        "UV_LINK_MODE": "hardlink",  # they are on one disk: nothing is copied
     }
     os.chmod(order["uv"], 0o755)
     python = getattr(sys, "_base_executable", None) or sys.executable
@@ -299,13 +299,16 @@ def install(order: dict[str, Any]) -> None:
 def remove(order: dict[str, Any]) -> None:
     """Take an environment away; it stops to count at once."""
     folder = order["folder"]
-    with locked(folder):
+    with locked(folder) as lock:
         clear(folder)
         place, name = os.path.split(folder)
         gone = os.path.join(place, ".removing-%s-%d" % (name, os.getpid()))
         if os.path.isdir(folder):
             os.rename(folder, gone)
             shutil.rmtree(gone, ignore_errors=True)
+        if os.path.exists(order["uv"]):  # it waits for installations that use what it removes
+            env = {"UV_CACHE_DIR": order["unpacked"], "HOME": place, "UV_NO_CONFIG": "1"}
+            run([order["uv"], "cache", "clean", "--quiet"], "remove", env, lock)
         say(done=True)
 
 

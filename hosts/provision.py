@@ -75,20 +75,20 @@ def install(
     if is_installed(transport, folder):
         return False
     place = PurePosixPath(folder).parent
-    uv = f"{place}/.uv-{version('uv')}"
     archives = [path for wheel in wheels if (path := archive_of(wheel)) is not None]
     targets, compiled = (
         {str(place.parent / "wheels" / path.parent.name / path.name): path for path in paths}
         for paths in (wheels, archives)
     )
-    files = {**targets, **compiled, uv: uv_binary()}
+    tools = _tools(place)
+    files = {**targets, **compiled, tools["uv"]: uv_binary()}
     script = _put_installer(transport, place)
     _copy(transport, python, script, files, place, progress)
     order = {
         "name": lock.name,
         "digest": lock.digest,
         "folder": str(folder),
-        "uv": uv,
+        **tools,
         "cores": max(cores, 1),
         "need": int(PYC_SHARE * sum(map(unpacked_bytes, wheels))),
         "wheels": [{"path": to, "sha256": wheel.parent.name} for to, wheel in targets.items()],
@@ -107,13 +107,21 @@ def install(
 
 
 def remove(transport: Transport, folder: str | PurePath, python: str) -> None:
-    """Take an environment off a host. Raises ProvisionError and HostProblem."""
+    """Take an environment off a host, and what is kept unpacked for the next one, so that the
+    space is free. Other environments are not touched. Raises ProvisionError and HostProblem."""
     place = PurePosixPath(folder).parent
     if place.name != "envs":
         raise ProvisionError(f"{folder} is not a folder of environments")
     script = _put_installer(transport, place)
-    for _ in _talk(transport, python, script, "remove", {"folder": str(folder)}):
+    for _ in _talk(transport, python, script, "remove", {"folder": str(folder), **_tools(place)}):
         pass
+
+
+def _tools(place: PurePosixPath) -> dict[str, str]:
+    """Where a host has the installer program and the unpacked wheels that it links from."""
+    return {
+        "uv": f"{place}/.uv-{version('uv')}", "unpacked": str(place.parent / "wheels" / "unpacked")
+    }  # fmt: skip
 
 
 def uv_binary() -> Path:

@@ -17,6 +17,7 @@ from hosts.provision import (
     environment_folder,
     install,
     local_python,
+    remove,
 )
 from tests.hosts.test_provision import _offline as only_what_is_given
 from tests.hosts.test_provision import make_wheel, write_lock
@@ -107,3 +108,23 @@ def test_what_does_not_parse_or_cannot_be_written_is_no_error(tmp_path: Path) ->
     compile_wheels([bad], lambda phase, done, total: None, 1)
     assert archive_of(bad) is None
     assert [path.name for path in bad.parent.parent.glob(".incoming-*")] == []
+
+
+def test_wheels_are_unpacked_once_for_all_environments(lock: Lock, tmp_path: Path) -> None:
+    wheels = collect_wheels(lock, tmp_path / "home", [tmp_path / "source"])
+    more = write_lock(tmp_path / "more.txt", {
+        "alpha==1.0": make_wheel(tmp_path / "source", "alpha"),
+        "beta==1.0": make_wheel(tmp_path / "source", "beta"),
+    })  # fmt: skip
+    first, _ = installed(lock, wheels, tmp_path / "host")
+    both = collect_wheels(more, tmp_path / "home", [tmp_path / "source"])
+    second, _ = installed(more, both, tmp_path / "host")
+    assert first != second
+    assert (first / "alpha.py").samefile(second / "alpha.py")
+    folder = environment_folder(tmp_path / "host", lock)
+    remove(LocalTransport(), folder, local_python())
+    assert not folder.exists()
+    assert not list((tmp_path / "host" / "wheels" / "unpacked").rglob("*.py"))
+    assert (second / "alpha.py").stat().st_nlink == 1  # nothing else holds the space
+    again, _ = installed(lock, wheels, tmp_path / "host")
+    assert (again / "alpha.py").read_text() == (second / "alpha.py").read_text()
