@@ -10,7 +10,7 @@ from engine.errors import EnvironmentProblem
 from engine.facts import FileFacts
 from engine.plan import Estimate, Plan, PlannedValue, Step, identify
 from engine.recipe import Recipe, Value, flatten
-from hosts import mpi
+from hosts import java, mpi
 from hosts.inventory import LOCAL
 from hosts.probe import HostFacts
 from models import catalog
@@ -22,6 +22,8 @@ GZIP_FACTOR = 3.5
 START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0, "ipex": 12.0}
 ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0}
 TABLE_MEMORY, TABLE_SHARE = "model.settings.table_memory_gib", 0.5
+SPARK_START_S = 45.0  # master, workers and session over three hosts
+SPARK_COST = 4.0  # CPU-seconds of a row on Spark for one on the embedded engine
 MANY_CORES = 8  # above it a rank gets several cores
 
 
@@ -52,6 +54,8 @@ class Job:
     files: Sequence[FileFacts]
     missing_gib: Mapping[str, float]  # disk that environments not yet installed will take
     cluster: Sequence[ClusterHost] = ()  # empty: this machine
+    shared: str | None = None  # the folder that all hosts of the cluster see
+    has_jdk: bool = False  # whether a Java runtime can be made here for hosts without one
 
 
 def advise(job: Job) -> dict[str, Value]:
@@ -107,14 +111,65 @@ def lay_out(
     ]
 
 
-def _etl(job: Job) -> list[Value]:
+@dataclass(frozen=True)
+class EtlPlace:
+    """Where the ETL runs. `host` is this machine or the cluster, `reason` why."""
+
+    engine: str
+    host: str
+    reason: str
+
+
+def place_etl(job: Job) -> EtlPlace | None:
+    """Where the ETL of a job with a cluster and no address runs; None where the user decided."""
     etl = job.recipe.etl
+    if not job.cluster or etl.address or etl.engine == "sail":
+        return None
+    rows, least = row_count(job), _rows_for_spark(job)
+    if etl.engine == "auto" and (least is None or rows < least):
+        pays = f"pays from {least:,} rows on" if least else "does not pay: it needs more cores"
+        return EtlPlace("sail", LOCAL, f"{rows:,} rows: Spark over {job.recipe.cluster} {pays}")
+    head = job.cluster[0].name
+    if job.shared is None:
+        reason = (
+            f"{job.recipe.cluster} has no folder that all hosts see (`shared` in the inventory), "
+            f"which Spark needs: the embedded engine on {head}"
+        )
+        return EtlPlace("sail", job.recipe.cluster, reason)
+    names = ", ".join(host.name for host in job.cluster)
+    reason = f"master on {head}, workers on {names}, for the length of the step"
+    if etl.engine == "auto":
+        reason = f"{rows:,} rows, Spark pays from {least:,} on: {reason}"
+    return EtlPlace("spark", job.recipe.cluster, reason)
+
+
+def spark_cores(slots: int | None, facts: HostFacts) -> int:
+    """Cores that a host gives Spark: its slots, where the inventory names them."""
+    return slots or len(facts.cores)
+
+
+def _rows_for_spark(job: Job) -> int | None:
+    """From how many rows on Spark over the hosts ends before the embedded engine here; None: never,
+    since a row costs Spark SPARK_COST times as much."""
+    cost = catalog.load(job.recipe.model.name).cost.get("etl", 1.0)
+    there = sum(spark_cores(host.slots, host.facts) for host in job.cluster)
+    gain = cost / len(job.facts.cores) - cost * SPARK_COST / there  # seconds a million rows
+    return int((SPARK_START_S - START_S["etl"]) / gain * 1e6) if gain > 0 else None
+
+
+def _etl(job: Job) -> list[Value]:
+    etl, place = job.recipe.etl, place_etl(job)
+    if place is not None:
+        changed = [Value("etl.engine", place.engine, "advisor", place.reason)]
+        address = Value("etl.address", None, "advisor", place.reason)
+        return [address] if place.engine == etl.engine else changed
     if etl.engine != "auto":
         if etl.engine == "spark" and etl.address is None:
-            address = f"local[{len(job.facts.cores)}]"
-            return [
-                Value("etl.address", address, "advisor", "no cluster named: Spark on this host")
-            ]
+            address = Value(
+                "etl.address", f"local[{len(job.facts.cores)}]", "advisor",
+                "no cluster named: Spark on this host",
+            )  # fmt: skip
+            return [address]
         return []
     if etl.address:
         return [Value("etl.engine", "spark", "advisor", f"an address is given: {etl.address}")]
@@ -275,8 +330,10 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
         "settings": _subset(settings, only_etl),
     }
     first = ("data",) if generate else ()
-    add("etl", "etl", f"prepare data on {_engine_name(values)}", first, own,
-        [f"{f.size}:{f.mtime_ns}:{f.digest}" for f in job.files])  # fmt: skip
+    place = place_etl(job)
+    add("etl", "etl", f"prepare data on {_engine_name(job, values)}", first, own,
+        [f"{f.size}:{f.mtime_ns}:{f.digest}" for f in job.files],
+        place.host if place else LOCAL)  # fmt: skip
     # What the peaks depend on: another host, processor or set of cores is measured anew.
     host = {"host": job.facts.hostname, "cpu": job.facts.cpu_model, "cores": job.facts.cores}
     add("roofline", "roofline", "matmul and memory peaks of this machine", (), host)
@@ -303,9 +360,13 @@ def _subset(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in names}
 
 
-def _engine_name(values: Mapping[str, Any]) -> str:
+def _engine_name(job: Job, values: Mapping[str, Any]) -> str:
+    place = place_etl(job)
+    there = place is not None and place.host != LOCAL
     if values["etl.engine"] == "sail":
-        return "Sail (embedded)"
+        return f"Sail (embedded) on {job.cluster[0].name}" if there else "Sail (embedded)"
+    if there:
+        return f"Apache Spark on {', '.join(host.name for host in job.cluster)}"
     return f"Apache Spark ({values['etl.address']})"
 
 
@@ -319,7 +380,13 @@ def _estimate(
     cores = len(job.facts.cores) if kind in ("etl", "train") else 1
     if kind == "train" and job.cluster:
         cores = sum(len(host.facts.cores) for host in job.cluster)
-    seconds = START_S[environment] + millions * cost * epochs / cores
+    start_s, place = START_S[environment], place_etl(job) if kind == "etl" else None
+    if place is not None and place.host != LOCAL:
+        cores = spark_cores(job.cluster[0].slots, job.cluster[0].facts)
+        if place.engine == "spark":
+            cores = sum(spark_cores(host.slots, host.facts) for host in job.cluster)
+            start_s, cost = SPARK_START_S, cost * SPARK_COST
+    seconds = start_s + millions * cost * epochs / cores
     disk = {"data": 0.24, "etl": 0.30, "train": 0.02}.get(kind, 0.001) * millions
     memory = {"data": 0.3, "etl": 1.0 + 0.25 * millions, "train": 0.6 * values["train.ranks"]}
     return Estimate(
@@ -339,7 +406,7 @@ def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> li
             f"{_size(need)}; "
             "free some (aiok clean), or set AIOK_HOME to a larger disk"
         )
-    memory = max(step.estimate.memory_gib for step in steps)
+    memory = max(step.estimate.memory_gib for step in steps if step.host == LOCAL)
     if memory > job.facts.memory_gib:
         problems.append(
             f"a step needs about {memory:.1f} GiB of memory, "
@@ -350,13 +417,24 @@ def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> li
             "Intel Extension for PyTorch needs a CPU with AVX2 and this host has none; "
             "set train.environment=torch"
         )
+    return problems + _java_problems(job, values)
+
+
+def _java_problems(job: Job, values: Mapping[str, Any]) -> list[str]:
+    """Spark needs Java, where its driver and its workers run."""
+    if values["etl.engine"] != "spark":
+        return []
+    place = place_etl(job)
+    if place is not None:
+        lacking = [host.name for host in job.cluster if not java.is_fit(host.facts.java)]
+        return [java.is_missing(lacking)] if lacking and not job.has_jdk else []
     address = str(values["etl.address"] or "")
-    if values["etl.engine"] == "spark" and not address.startswith("sc://") and not job.facts.java:
-        problems.append(
-            "the plan needs Java 17 or 21 for Apache Spark and this host has none; install it "
-            "(Debian: apt-get install openjdk-17-jre-headless), or set etl.engine=sail"
-        )
-    return problems
+    if address.startswith("sc://") or job.facts.java:
+        return []
+    return [
+        "the plan needs Java 17 or 21 for Apache Spark and this host has none; install it "
+        "(Debian: apt-get install openjdk-17-jre-headless), or set etl.engine=sail"
+    ]
 
 
 def _size(gib: float) -> str:

@@ -52,6 +52,7 @@ from engine.store import (
     write_atomically,
 )
 from engine.strict_yaml import Source, to_yaml
+from hosts import java
 from hosts.inventory import LOCAL
 from hosts.local import LocalTransport
 from hosts.probe import HostFacts
@@ -169,6 +170,8 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
         files=files,
         missing_gib=environments.missing(LocalTransport()),
         cluster=cluster_hosts(wanted.cluster),
+        shared=clusters.shared_folder(wanted.cluster),
+        has_jdk=wanted.cluster != LOCAL and java.find_jdk() is not None,
     )
     return make_plan(job)
 

@@ -64,6 +64,19 @@ def send_folder(
     return sent
 
 
+def send_file(
+    site: Site, source: Path, folder: PurePosixPath, progress: Progress = lambda done, total: None
+) -> PurePosixPath:
+    """Copy a file to FOLDER/DIGEST/NAME unless it is there; returns that path."""
+    target = folder / _sha256(source)[:20] / source.name
+    size = source.stat().st_size
+    if site.transport.run(["test", "-e", str(target)]).code:
+        progress(0, size)
+        site.transport.put(source, str(target))
+    progress(size, size)
+    return target
+
+
 def fetch_folder(
     site: Site, source: PurePosixPath, target: Path, progress: Progress = lambda done, total: None
 ) -> int:

@@ -8,10 +8,15 @@ from typing import Any
 
 from engine.plan import Step
 from engine.steps.context import Context, run_step_worker
+from engine.steps.etl_over_hosts import etl_over_hosts
+from hosts.inventory import LOCAL
 
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Run the model's ETL; its plan for each join is part of the result."""
+    plain = {"split": step.settings["split"], "settings": step.settings["settings"]}
+    if step.host != LOCAL:
+        return etl_over_hosts(context, step, plain, output)
     paths = (
         [str(context.output_of("data"))]
         if "data" in step.needs
@@ -21,9 +26,8 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     spec = {
+        **plain,
         "dataset": {**step.settings["dataset"], "paths": paths},
-        "split": step.settings["split"],
-        "settings": step.settings["settings"],
         "engine": context.value("etl.engine"),
         "address": context.value("etl.address"),
         "cores": len(context.facts.cores),

@@ -19,12 +19,11 @@ from engine import events as ev
 from engine.advisor import ClusterHost, lay_out
 from engine.environments import lock_of
 from engine.plan import Step
+from engine.steps import over_hosts
 from engine.steps.context import PYTHON_VARIABLES, Context, StepListener
 from engine.store import remove_tree
-from engine.work import Launch, run_of_job, run_worker, write_spec
-from hosts import bringup, folders, mpi
-from hosts.job import sweep_job
-from hosts.preflight import one_folder, same_folder
+from engine.work import Launch, run_worker, write_spec
+from hosts import folders, mpi
 from hosts.probe import free_port, route_to
 from hosts.site import Site
 from hosts.transport import HostProblem
@@ -43,40 +42,19 @@ class ClusterTraining:
         self.job = context.job(step)
         self.place = self.head.job(self.job)
         identity = context.plan.step("etl").identity
-        shared = clusters.shared_folder(context.cluster)
         # In a folder that all hosts see the data lies once.
-        self.shared = PurePosixPath(shared) / "aiok" if shared else None
+        self.shared = over_hosts.shared_place(context.cluster)
         self.data = self.shared / identity if self.shared else self.head.output(identity)
         self.kept = self.head.home / "checkpoints" / f"{context.folder.id}.{step.id}"
-
-    def at_each(self, what: Callable[[Site], Any]) -> list[Any]:
-        """Do something on every host side by side; HostError lists all hosts where it failed."""
-
-        def one(site: Site) -> Any:
-            try:
-                return what(site)
-            except HostProblem as problem:
-                return problem
-
-        with ThreadPoolExecutor(clusters.AT_ONCE) as pool:
-            found = list(pool.map(one, self.sites))
-        if problems := [item for item in found if isinstance(item, HostProblem)]:
-            raise clusters.unreachable(problems)
-        return found
 
     def clear(self) -> None:
         """End and remove what earlier attempts left on the hosts."""
 
         def one(site: Site) -> None:
-            jobs = site.home / "jobs"
-            for name in site.transport.run(["ls", "-1", str(jobs)]).stdout.splitlines():
-                if run_of_job(name) == self.context.folder.id:
-                    agent = str(site.code(self.context.code.name) / "agent.py")
-                    sweep_job(site.transport, site.python, agent, str(jobs / name))
-                    site.transport.run(["rm", "-rf", str(jobs / name)])
+            over_hosts.clear_jobs(self.context, site)
             site.transport.run(["rm", "-rf", str(self.kept)])
 
-        self.at_each(one)
+        over_hosts.at_each(self.sites, one)
 
     def send(self, checkpoints: Path) -> None:
         """Training data and the newest checkpoint to every host that lacks them."""
@@ -103,13 +81,10 @@ class ClusterTraining:
                 folders.send_folder(site, whole[-1], self.kept / whole[-1].name)
 
         if self.shared is not None:
-            bringup.keep(self.head, self.shared)
-            self.head.transport.run(["mkdir", "-p", str(self.shared)])
-            if problems := one_folder(self.sites, str(self.shared)):
-                raise clusters.unreachable(problems)
+            over_hosts.make_shared(self.sites, self.shared)
             source = self.context.output_of("etl")
             folders.send_folder(self.head, source, self.data, tell(self.head))
-        self.at_each(one)
+        over_hosts.at_each(self.sites, one)
 
     def spec(self, plain: Mapping[str, Any], layouts: Sequence[mpi.HostRanks]) -> dict[str, Any]:
         """The worker's spec: the same for all ranks, since all hosts have the same paths."""
@@ -146,7 +121,9 @@ class ClusterTraining:
         sites = [site for site in self.sites if site.name in names]
         logs = self.context.folder.logs(self.step.id)
         spec_file = write_spec(logs / "spec.json", self.spec(plain, layouts))
-        self.at_each(lambda site: site.transport.put(spec_file, str(self.place / "spec.json")))
+        over_hosts.at_each(
+            self.sites, lambda site: site.transport.put(spec_file, str(self.place / "spec.json"))
+        )
         self.head.transport.run(["mkdir", "-p", str(self.place / "output")])
         argv, env = self.command(layouts)
         listener = ClusterListener(self.context, self.step, sites, checkpoints)
@@ -224,11 +201,7 @@ def train_over_hosts(
     context: Context, step: Step, plain: Mapping[str, Any], checkpoints: Path, output: Path
 ) -> dict[str, Any]:
     """Train on the run's cluster; `plain` is the part of the spec that does not name a place."""
-    sites = clusters.connect(context.cluster, without=context.without)
-    known = list(context.cluster_hosts())
-    sites = [site for site in sites if site.name in known]
-    if problems := same_folder({site.name: str(site.home) for site in sites}):
-        raise clusters.unreachable(problems)
+    sites = over_hosts.connect(context)
     training = ClusterTraining(context, step, sites)
     try:
         training.clear()

@@ -76,7 +76,8 @@ def prepare(
     cores, memory_gib = int(spec.get("cores") or 1), float(spec.get("memory_gib") or 4)
     engine = str(spec.get("engine") or "sail")
     try:
-        with open_session(engine, spec.get("address"), cores, memory_gib, work) as session:
+        address, settings = spec.get("address"), spec.get("spark")
+        with open_session(engine, address, cores, memory_gib, work, settings) as session:
             opened = time.monotonic() - start
             preparation = Preparation(
                 dataset=dataset, units=units, split=split, min_count=int(str(values["min_count"])),

@@ -11,16 +11,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.worker import InputProblem
+from models.worker import InputProblem, WorkFailed
 
 ENGINES = ("sail", "spark")
 JAVA_VERSIONS = (17, 21)
+REGISTER_S = 45.0
 
 
 @dataclass
@@ -35,9 +37,14 @@ class Session:
 
 @contextmanager
 def open_session(
-    engine: str, address: str | None, cores: int, memory_gib: float, work: Path
-) -> Iterator[Session]:
-    """An engine for the length of a with block; InputProblem says what it lacks."""
+    engine: str, address: str | None, cores: int, memory_gib: float, work: Path,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Session]:  # fmt: skip
+    """An engine for the length of a with block; InputProblem says what it lacks.
+
+    `settings` are Spark's own and come before those made here; no secret may be among them, since
+    they stand in the command line of Spark's driver.
+    """
     if engine not in ENGINES:
         raise InputProblem(f"engine is {engine!r}, expected sail or spark")
     if engine == "sail":
@@ -45,7 +52,7 @@ def open_session(
             # every task is a thread of this process: more of them than cores only costs memory
             yield Session(spark, engine, cores, lambda pieces: max(1, min(pieces, cores)))
     else:
-        with _spark(address or f"local[{cores}]", cores, memory_gib, work) as spark:
+        with _spark(address or f"local[{cores}]", cores, memory_gib, work, settings or {}) as spark:
             yield Session(spark, engine, cores, lambda pieces: max(1, pieces))
 
 
@@ -75,7 +82,9 @@ def _sail(cores: int) -> Iterator[Any]:
 
 
 @contextmanager
-def _spark(address: str, cores: int, memory_gib: float, work: Path) -> Iterator[Any]:
+def _spark(
+    address: str, cores: int, memory_gib: float, work: Path, settings: Mapping[str, str]
+) -> Iterator[Any]:
     if address.startswith("sc://"):
         from pyspark.sql import SparkSession
 
@@ -98,14 +107,40 @@ def _spark(address: str, cores: int, memory_gib: float, work: Path) -> Iterator[
     (work / "spark").mkdir(parents=True, exist_ok=True)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     builder = SparkSession.builder.master(address).appName("aiok")
-    for key, value in _spark_settings(address, cores, memory_gib, work).items():
+    chosen = {**_spark_settings(address, cores, memory_gib, work), **settings}
+    for key, value in chosen.items():
         builder = builder.config(key, value)
-    spark = builder.getOrCreate()
+    spark = builder.getOrCreate() if address.startswith("local") else _register(builder, address)
     spark.sparkContext.setLogLevel("ERROR")
     try:
         yield spark
     finally:
         spark.stop()
+
+
+def _register(builder: Any, address: str) -> Any:
+    """The session when the master has taken us in. It says nothing to who does not know its secret,
+    and Spark asks it three times, 20 s each: too long to leave a person waiting."""
+    opened: dict[str, Any] = {}
+
+    def call() -> None:
+        try:
+            opened["session"] = builder.getOrCreate()
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
+            opened["error"] = error
+
+    thread = threading.Thread(target=call, name="register", daemon=True)
+    thread.start()
+    thread.join(REGISTER_S)
+    if "session" in opened:
+        return opened["session"]
+    why = str(opened.get("error") or f"it did not answer within {REGISTER_S:.0f} s").splitlines()[0]
+    raise WorkFailed(
+        f"the Spark master at {address} did not take this job",
+        why,
+        "check the address, that the master is up, and that its secret (spark.authenticate.secret)"
+        " is the one of this job",
+    )
 
 
 def _require_classic() -> None:

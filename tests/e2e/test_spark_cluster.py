@@ -1,0 +1,282 @@
+"""Spark over real SSH hosts: the embedded engine's bytes, known ports, a secret that stays one.
+
+One cluster of three hosts with a core each. The runs have only the steps that prepare data.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import api, clusters
+from engine import events as ev
+from engine.clusters import Inventory
+from engine.code import deploy
+from engine.environments import lock_of
+from engine.plan import Plan
+from engine.state import RunState, RunStatus
+from hosts import java, spark
+from hosts.site import Site
+from hosts.spark import SparkCluster, SparkHost, SparkPlan, Watcher
+from hosts.testbed import HostProcess, Testbed
+from hosts.transport import HostProblem
+from tests.e2e.conftest import Home, new_home, wait_for
+from tests.testbed import Testbeds
+
+# The time limit is for a test with the fixture: Spark goes to three hosts first.
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
+
+HOSTS = ("h1", "h2", "h3")
+ROWS, FILES = 100_000, 6
+RUN_S = 280.0
+SECRET_S = 60.0
+NOT_MADE = "dataset.generate=null"
+STEPS = ("provision", "data", "etl")
+ON_SPARK = ("cluster=lab", "etl.engine=spark", "faults.grace_s=5")
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The cluster, the user's home, the data, and what the embedded engine made of them."""
+
+    testbed: Testbed
+    home: Home
+    data: Path
+    reference: Path
+
+    def declare(self, **fields: Any) -> None:
+        """Change the cluster in the inventory; None takes a field away."""
+        data = clusters.inventory().to_data()
+        group = {**data["clusters"]["lab"], **fields}
+        kept = {key: value for key, value in group.items() if value is not None}
+        clusters.write_inventory(
+            Inventory.model_validate({**data, "clusters": {"lab": kept}})
+        )  # fmt: skip
+
+    def start(self, *overrides: str) -> str:
+        """Start a run that prepares the data anew."""
+        for path in (self.home.path / "cache").glob("etl-*"):
+            os.rename(path, path.with_name(f".{path.name}.{time.time_ns()}.building"))
+        return api.start("tiny", [f"dataset.path={self.data}", NOT_MADE, *overrides])
+
+    def spark_processes(self, host: str) -> list[HostProcess]:
+        """Spark's programs on a host."""
+        return [p for p in self.testbed.processes(host) if "org.apache.spark" in p.command]
+
+    def bare(self, host: str) -> None:
+        """Nothing of a run is left there: no process, no port, no file of Spark's."""
+        ours = ("org.apache.spark", "models.dlrm", "agent.py", "pyspark")
+        end = time.monotonic() + 20
+        while left := [
+            p for p in self.testbed.processes(host) if any(w in p.command for w in ours)
+        ]:
+            assert time.monotonic() < end, f"{host}: {left}"
+            time.sleep(0.2)
+        assert ports(self.testbed, host) == set()
+        found = self.testbed.run_as_root(
+            host, ["find", "/tmp", "/shared", "/home", "-name", "*spark-defaults*", "-o", "-name",
+                   "*hsperf*", "-o", "-name", ".*.building", "-o", "-name", ".work.*"],
+        )  # fmt: skip
+        assert found.stdout == ""
+
+
+def ports(testbed: Testbed, host: str) -> set[int]:
+    """What listens on the cluster's interface, the SSH server apart."""
+    found = (line.rpartition(":") for line in testbed.listeners(host))
+    inward = ("tcp 127.", "tcp [::1]", "tcp [::ffff:127.")
+    return {int(port) for where, _, port in found if not where.startswith(inward)} - {22}
+
+
+@pytest.fixture(scope="module")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def lab(
+    testbeds: Testbeds, environments: None, tmp_path_factory: pytest.TempPathFactory,
+    patch: pytest.MonkeyPatch,
+) -> Lab:  # fmt: skip
+    """Three hosts that share /shared, and 100,000 rows in six files, prepared here first."""
+    testbed = testbeds(3, "spark", shared=True)
+    home = new_home(tmp_path_factory.mktemp("spark") / "home")
+    patch.setenv("AIOK_HOME", str(home.path))
+    planned = api._plan
+
+    def only_etl(*words: Any) -> Plan:
+        made = planned(*words)
+        return replace(made, steps=tuple(step for step in made.steps if step.id in STEPS))
+
+    patch.setattr(api, "_plan", only_etl)
+    testbed.inventory(home.path / "inventory.yaml", "lab")
+    for host in ("h2", "h3"):
+        testbed.run_as_root(host, ["rm", "/usr/bin/java"])
+    hosts = clusters.inventory().to_data()
+    slim = {name: {**host, "slots": 1} for name, host in hosts["hosts"].items()}
+    clusters.write_inventory(Inventory.model_validate({**hosts, "hosts": slim}))
+    data = home.path / "clicks"
+    made = ended(api.start("tiny", [f"dataset.generate.rows={ROWS}"]))
+    lines = (made_by(made, "data") / "part-00000.tsv").read_bytes().splitlines(keepends=True)
+    assert len(lines) == ROWS
+    data.mkdir()
+    for number in range(FILES):
+        part = lines[number * ROWS // FILES : (number + 1) * ROWS // FILES]
+        (data / f"day-{number}.tsv").write_bytes(b"".join(part))
+    here = ended(api.start("tiny", [f"dataset.path={data}", NOT_MADE]))
+    reference = made_by(here, "etl").rename(home.path / "reference")
+    return Lab(testbed, home, data, reference)
+
+
+def made_by(run: RunState, step: str) -> Path:
+    return clusters.home() / "cache" / run.steps[step].identity
+
+
+def ended(run: str) -> RunState:
+    state = api.wait_for_end(run, RUN_S)
+    assert state.status is RunStatus.DONE, f"{state.problem}\n{state}"
+    return state
+
+
+def assert_same(reference: Path, made: Path) -> None:
+    """Every file of training data is the same, byte by byte: so is every row."""
+    names = sorted(str(path.relative_to(reference)) for path in reference.rglob("*")
+                   if path.is_file() and path.name not in ("result.json", "files.json"))  # fmt: skip
+    assert len(names) > FILES
+    assert filecmp.cmpfiles(reference, made, names, shallow=False)[0] == names
+
+
+def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:
+    """... on the ports that README names, and its secret is seen nowhere."""
+    run = lab.start(*ON_SPARK)
+    seen: dict[str, set[int]] = {host: set() for host in HOSTS}
+    argv: set[str] = set()
+    secrets: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.3):
+            for host in HOSTS:
+                seen[host] |= ports(lab.testbed, host)
+                argv.update(p.command for p in lab.testbed.processes(host))
+            found = lab.testbed.run_as_root("h1", [
+                "sh", "-c", "cat /home/*/.local/share/aiok/jobs/*/*/spark-defaults.conf; "
+                "stat -c %a /home/*/.local/share/aiok/jobs/*/*/spark-defaults.conf",
+            ])  # fmt: skip
+            words = [line.split() for line in found.stdout.splitlines()]
+            secrets.update(w[1] for w in words if w[:1] == ["spark.authenticate.secret"])
+            assert {w[0] for w in words if len(w) == 1} <= {"600"}
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        state = ended(run)
+    finally:
+        over.set()
+        thread.join()
+    assert_same(lab.reference, made_by(state, "etl"))
+    assert state.result("etl")["engine"] == "spark"
+    for host in HOSTS:
+        assert seen[host], f"nothing was seen to listen on {host}"
+        assert all(spark.PORTS[0] <= port <= spark.PORTS[1] for port in seen[host]), seen
+        lab.bare(host)
+    (secret,) = secrets
+    assert len(secret) == 64
+    texts = [*argv, *(path.read_text(errors="replace") for path in
+                      (lab.home.path / "runs" / run).rglob("*") if path.is_file())]  # fmt: skip
+    assert any("deploy.master.Master" in text for text in texts)
+    assert not any(secret in text for text in texts)
+
+
+def test_a_lost_worker_changes_nothing_but_time(lab: Lab) -> None:
+    run = lab.start(*ON_SPARK)
+
+    def working(event: ev.Event) -> bool:
+        return isinstance(event, ev.StepProgressed) and event.phase == "read"
+
+    wait_for(run, working, RUN_S)
+    for process in lab.spark_processes("h2"):
+        os.kill(process.pid, signal.SIGKILL)
+    state = ended(run)
+    assert_same(lab.reference, made_by(state, "etl"))
+    events, _ = api.events_since(run, 0)
+    said = [event.text for event in events if isinstance(event, ev.Noted)
+            and event.level == "warning"]  # fmt: skip
+    assert any(text.startswith("h2: the Spark worker there is lost") for text in said), said
+    for host in HOSTS:
+        lab.bare(host)
+
+
+@contextmanager
+def spark_of(sites: list[Site]) -> Iterator[SparkCluster]:
+    """Spark over hosts on which a run has been."""
+    plan = SparkPlan(
+        environment=sites[0].environment(lock_of("spark")),
+        agent=str(sites[0].code(deploy().name) / "agent.py"),
+        job=lambda role: f"secret.etl-{role}.1", executor_mib=512, grace_s=5.0,
+    )  # fmt: skip
+    try:
+        hosts = [SparkHost(site=site, java=java_of(site), cores=1) for site in sites]
+        with SparkCluster(hosts, plan, Watcher()) as cluster:
+            yield cluster
+    finally:
+        clusters.leave(sites)
+
+
+def java_of(site: Site) -> str:
+    """Installed, or brought by a run."""
+    brought = site.transport.run(["sh", "-c", f"ls -d {java.place_of(site)}/*"]).stdout.strip()
+    return brought or java.java_home(site)
+
+
+def test_a_wrong_secret_ends_soon_with_a_sentence(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: one host gets another secret than the rest."""
+    write = spark.write_properties
+
+    def mistake(site: Any, path: Any, settings: Any) -> None:
+        if site.name == "h3":
+            settings = {**settings, "spark.authenticate.secret": "0" * 64}
+        write(site, path, settings)
+
+    monkeypatch.setattr(spark, "write_properties", mistake)
+    began = time.monotonic()
+    with pytest.raises(HostProblem) as caught, spark_of(clusters.connect("lab")):
+        pass
+    assert time.monotonic() - began <= SECRET_S
+    assert str(caught.value) == "h3: the Spark worker did not register with the master"
+    assert "the last line of its log: " in caught.value.why
+    for host in HOSTS:
+        lab.bare(host)
+
+
+def test_without_a_shared_folder_the_head_prepares_the_data(lab: Lab) -> None:
+    """The plan says so, though Spark was asked for."""
+    lab.declare(shared=None)
+    try:
+        plan = api.plan("tiny", [f"dataset.path={lab.data}", NOT_MADE, *ON_SPARK])
+        (engine,) = [value for value in plan.values if value.key == "etl.engine"]
+        assert (engine.value, engine.origin) == ("sail", "advisor")
+        assert engine.reason == (
+            "lab has no folder that all hosts see (`shared` in the inventory), which Spark needs: "
+            "the embedded engine on h1"
+        )
+        assert plan.step("etl").title == "prepare data on Sail (embedded) on h1"
+        state = ended(lab.start(*ON_SPARK))
+        assert state.result("etl")["engine"] == "sail"
+        assert_same(lab.reference, made_by(state, "etl"))
+    finally:
+        lab.declare(shared="/shared")
+    for host in HOSTS:
+        lab.bare(host)
