@@ -40,23 +40,23 @@ def measure() -> list[dict[str, Any]]:
         os.environ["AIOK_HOME"] = place
         collect_wheels(lock, Path(place))
         found = []
-        with _hosts(Path(place), HOSTS):
+        with Hosts(Path(place), HOSTS):
             found += small_environment(lock)
             found.append(command())
-        with _hosts(Path(place), TORCH_HOSTS):
+        with Hosts(Path(place), TORCH_HOSTS):
             found.append(torch_environment())
     return found
 
 
-class _hosts:
+class Hosts:
     """Hosts that are up for the length of a with block, and in the inventory as `lab`."""
 
-    def __init__(self, place: Path, count: int) -> None:
+    def __init__(self, place: Path, count: int, *, shared: bool = False) -> None:
         self.testbed = Testbed(place / "testbed", NET, prefix=PREFIX)
-        self.place, self.count = place, count
+        self.place, self.count, self.shared = place, count, shared
 
     def __enter__(self) -> Testbed:
-        self.testbed.up(self.count)
+        self.testbed.up(self.count, shared=self.shared)
         self.testbed.inventory(self.place / "inventory.yaml", cluster="lab")
         return self.testbed
 

@@ -110,7 +110,8 @@ class Split(_Part):
 
 
 class Etl(_Part):
-    """Which engine prepares the data: sail (embedded) or spark (Apache Spark at `address`)."""
+    """Which engine prepares the data: sail (embedded) or spark (Apache Spark at `address`; without
+    one over the hosts of the cluster, on this machine where there is none)."""
 
     engine: Literal["auto", "sail", "spark"] = "auto"
     address: str | None = None

@@ -42,7 +42,8 @@ class _Follower:
     def leave(self) -> None:
         """Let go of the host; does not wait for a connection that hangs."""
         self._over.set()
-        self._thread.join(1.0)
+        if self._thread.is_alive():  # it was not started where another host did not answer
+            self._thread.join(1.0)
 
     def _run(self) -> None:
         beaten = 0.0

@@ -196,8 +196,8 @@ def machine(facts: HostFacts) -> list[Finding]:
         found.append(Finding("note", "no AMX or AVX512-BF16: training runs in fp32"))
     found.append(
         Finding("ok", facts.java) if facts.java else
-        Finding("note", "no Java: Apache Spark (etl.engine=spark) is out of reach",
-                "apt-get install openjdk-17-jre-headless; the embedded engine needs none")
+        Finding("note", "no Java: Apache Spark would get a runtime made from a JDK here",
+                "or apt-get install openjdk-17-jre-headless; the embedded engine needs none")
     )  # fmt: skip
     if facts.load1 > len(facts.cores):
         found.append(Finding("note", f"load {facts.load1:.1f} on {len(facts.cores)} cores",

@@ -8,6 +8,7 @@ reads and writes in the folder that all hosts see; the embedded engine needs the
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from engine.environments import lock_of
 from engine.errors import HostError, HostLost, InputError, RunStopped
 from engine.plan import Step
 from engine.steps import over_hosts
-from engine.steps.context import PYTHON_VARIABLES, Context, StepListener
+from engine.steps.context import PROGRESS_S, PYTHON_VARIABLES, Context, StepListener
 from engine.store import home
 from engine.work import Launch, LogFile, run_worker, write_spec
 from hosts import bringup, folders, java
@@ -76,7 +77,13 @@ class ClusterEtl:
         return found
 
     def _tell(self, phase: str) -> folders.Progress:
+        told = 0.0
+
         def tell(done: int, total: int) -> None:
+            nonlocal told
+            if done < total and time.monotonic() - told < PROGRESS_S:
+                return
+            told = time.monotonic()
             self.context.emit(
                 ev.StepProgressed, step=self.step.id, phase=phase, done=done, total=total,
                 unit="bytes",

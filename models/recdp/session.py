@@ -184,7 +184,9 @@ def find_java() -> str:
     if java is None:
         where = f"JAVA_HOME={home} has no bin/java" if home else "there is no java on PATH"
         raise InputProblem("Apache Spark needs Java 17 or 21", where, todo)
-    shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    # Without that option a JVM leaves /tmp/hsperfdata_USER behind.
+    argv = [java, "-XX:-UsePerfData", "-version"]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=False)
     match = re.search(r'version "(\d+)', shown.stderr + shown.stdout)
     version = int(match.group(1)) if match else 0
     if version not in JAVA_VERSIONS:

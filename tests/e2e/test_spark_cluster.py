@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from engine import api, clusters
+from engine import api, clusters, host_jobs
 from engine import events as ev
 from engine.clusters import Inventory
 from engine.code import deploy
@@ -41,6 +41,7 @@ ROWS, FILES = 100_000, 6
 RUN_S = 280.0
 SECRET_S = 60.0
 NOT_MADE = "dataset.generate=null"
+NOT_DATA = ("result.json", "files.json")
 STEPS = ("provision", "data", "etl")
 ON_SPARK = ("cluster=lab", "etl.engine=spark", "faults.grace_s=5")
 
@@ -150,8 +151,8 @@ def ended(run: str) -> RunState:
 
 def assert_same(reference: Path, made: Path) -> None:
     """Every file of training data is the same, byte by byte: so is every row."""
-    names = sorted(str(path.relative_to(reference)) for path in reference.rglob("*")
-                   if path.is_file() and path.name not in ("result.json", "files.json"))  # fmt: skip
+    found = (path for path in reference.rglob("*") if path.is_file())
+    names = sorted(str(path.relative_to(reference)) for path in found if path.name not in NOT_DATA)
     assert len(names) > FILES
     assert filecmp.cmpfiles(reference, made, names, shallow=False)[0] == names
 
@@ -219,7 +220,7 @@ def test_a_lost_worker_changes_nothing_but_time(lab: Lab) -> None:
 
 @contextmanager
 def spark_of(sites: list[Site]) -> Iterator[SparkCluster]:
-    """Spark over hosts on which a run has been."""
+    """Spark over hosts that are ready."""
     plan = SparkPlan(
         environment=sites[0].environment(lock_of("spark")),
         agent=str(sites[0].code(deploy().name) / "agent.py"),
@@ -234,9 +235,12 @@ def spark_of(sites: list[Site]) -> Iterator[SparkCluster]:
 
 
 def java_of(site: Site) -> str:
-    """Installed, or brought by a run."""
-    brought = site.transport.run(["sh", "-c", f"ls -d {java.place_of(site)}/*"]).stdout.strip()
-    return brought or java.java_home(site)
+    """Installed, or made from a JDK here, as a run does it."""
+    if site.name == "h1":
+        return java.java_home(site)
+    jdk = java.find_jdk()
+    assert jdk is not None
+    return java.send_runtime(site, java.make_runtime(jdk, clusters.home()))
 
 
 def test_a_wrong_secret_ends_soon_with_a_sentence(
@@ -250,6 +254,7 @@ def test_a_wrong_secret_ends_soon_with_a_sentence(
             settings = {**settings, "spark.authenticate.secret": "0" * 64}
         write(site, path, settings)
 
+    host_jobs.refuse(host_jobs.up("lab", [lock_of("spark")], lambda *progress: None))
     monkeypatch.setattr(spark, "write_properties", mistake)
     began = time.monotonic()
     with pytest.raises(HostProblem) as caught, spark_of(clusters.connect("lab")):

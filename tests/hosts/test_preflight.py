@@ -149,7 +149,7 @@ def test_machines_are_told_in_a_line_each(facts: HostFacts) -> None:
         ("ok", f"{model}, 2 cores, 2 NUMA nodes, no AVX2"),
         ("problem", "1.9 GiB memory"),
         ("note", "no AMX or AVX512-BF16: training runs in fp32"),
-        ("note", "no Java: Apache Spark (etl.engine=spark) is out of reach"),
+        ("note", "no Java: Apache Spark would get a runtime made from a JDK here"),
         ("note", "load 9.0 on 2 cores"),
     ]
 

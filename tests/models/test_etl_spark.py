@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +92,34 @@ def test_java_of_another_version_is_refused(tmp_path, monkeypatch):
 def test_address_is_checked(prepare):
     with pytest.raises(InputProblem, match="expected local"):
         prepare([Path(SAMPLE)], engine="spark", address="yarn")
+
+
+SILENT_MASTER = """
+import sys
+from models.dlrm import etl
+from models.recdp import session
+from models.worker import run
+session.REGISTER_S = 3.0
+sys.exit(run(etl.prepare, ["etl", sys.argv[1]]))
+"""
+
+
+def test_a_master_that_does_not_answer_is_told_soon(tmp_path):
+    """Such as one whose secret we do not know. In a process of its own: Spark waits for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as master:
+        address = f"spark://127.0.0.1:{master.getsockname()[1]}"
+        spec = {"dataset": {"format": "criteo", "paths": [str(SAMPLE)]}, "engine": "spark",
+                "address": address, "work": str(tmp_path / "work"),
+                "output": str(tmp_path)}  # fmt: skip
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+        messages = tmp_path / "messages"
+        messages.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-c", SILENT_MASTER, str(tmp_path / "spec.json")],
+            env={**os.environ, "AIOK_MESSAGES": str(messages)}, timeout=80, check=False,
+            capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    said = "".join(path.read_text() for path in messages.iterdir())
+    assert f"the Spark master at {address} did not take this job" in said
+    assert "it did not answer within 3 s" in said

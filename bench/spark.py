@@ -1,0 +1,111 @@
+"""ETL on Spark over three hosts beside the embedded engine on this machine.
+
+The same step of the same run, from its start to training data in the cache here: with Spark that
+is the raw data's way to the hosts, Spark up, the work, Spark down and the way back. The hosts are
+namespaces of this machine (scripts/testbed) and share its cores, so what is seen is the price of
+Spark and of the hosts, not their gain. Both outputs must be the same, byte by byte. Needs root.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.cluster import Hosts
+from bench.harness import spread
+from engine import api
+from engine.clusters import local_site
+from engine.code import deploy
+from engine.steps import data, etl, provision
+from engine.steps.context import Context
+from engine.store import EventLog, create_run_folder, home, make_folder, remove_tree
+
+ENVIRONMENTS = ("app",)
+ROWS, HOSTS, TURNS = 1_000_000, 3, 2
+ON_HOSTS = ("cluster=lab", "etl.engine=spark")
+NOT_SAME = ("result.json", "files.json")
+
+
+def measure() -> list[dict[str, Any]]:
+    """Seconds of the step on both engines, in turns."""
+    kept = home()
+    with tempfile.TemporaryDirectory(prefix="aiok-bench-") as place:
+        for name in ("wheels", "envs"):
+            (make_folder(Path(place)) / name).symlink_to(make_folder(kept / name))
+        os.environ["AIOK_HOME"] = place
+        with Hosts(Path(place), HOSTS, shared=True):
+            with _context(()) as context:
+                provision.run(context, context.plan.step("provision"), Path(place))
+                data.run(context, context.plan.step("data"), make_folder(context.output_of("data")))
+            with _context(ON_HOSTS) as context:
+                provision.run(context, context.plan.step("provision"), Path(place))
+            here, there = [], []
+            for turn in range(TURNS):
+                here.append(_step((), Path(place) / f"here-{turn}"))
+                there.append(_step(ON_HOSTS, Path(place) / f"there-{turn}"))
+                print(here[-1], there[-1], flush=True)
+                _check_same(Path(place) / f"here-{turn}", Path(place) / f"there-{turn}")
+    return _rows(here, there)
+
+
+@contextmanager
+def _context(overrides: tuple[str, ...]) -> Iterator[Context]:
+    """A run of which only the steps that are called here take place."""
+    made = api.plan("tiny", [f"dataset.generate.rows={ROWS}", *overrides])
+    steps = tuple(step for step in made.steps if step.id in ("provision", "data", "etl"))
+    code = deploy()
+    folder = create_run_folder("spark")
+    log = EventLog(folder.events)
+    try:
+        yield Context(
+            folder=folder, plan=replace(made, steps=steps, code=code.name), log=log, attempt=1,
+            site=local_site(), code=code, stop_level=lambda: 0,
+        )  # fmt: skip
+    finally:
+        log.close()
+
+
+def _step(overrides: tuple[str, ...], output: Path) -> dict[str, float]:
+    """Run the ETL step: its seconds in all, those of the engine's start, and those of its work."""
+    with _context(overrides) as context:
+        output.mkdir()
+        begun = time.monotonic()
+        result = etl.run(context, context.plan.step("etl"), output)
+        seconds = time.monotonic() - begun
+    phases = {name: value for name, value in result["seconds"].items() if name != "start"}
+    return {"all": seconds, "start": result["seconds"]["start"], "work": sum(phases.values())}
+
+
+def _check_same(ours: Path, theirs: Path) -> None:
+    """RuntimeError unless both folders hold the same training data; frees them."""
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+                    and path.name not in NOT_SAME) for folder in (ours, theirs)]  # fmt: skip
+    if names[0] != names[1] or not all(
+        (ours / name).read_bytes() == (theirs / name).read_bytes() for name in names[0]
+    ):
+        raise RuntimeError("the engines made different training data")
+    remove_tree(ours)
+    remove_tree(theirs)
+
+
+def _rows(here: list[dict[str, float]], there: list[dict[str, float]]) -> list[dict[str, Any]]:
+    about = f"{ROWS:,} generated rows, {HOSTS} hosts on {len(os.sched_getaffinity(0))} cores"
+    names = {"all": "the step", "start": "start of the engine", "work": "the work alone"}
+    found = []
+    for key, name in names.items():
+        ours, theirs = ([turn[key] for turn in turns] for turns in (there, here))
+        found.append({
+            "name": f"Spark over {HOSTS} hosts: {name}", "value": round(median(ours), 1),
+            "unit": "s", "baseline": round(median(theirs), 1),
+            "ratio": round(median(theirs) / median(ours), 3), "goal": None, "met": None,
+            "spread": round(spread(ours), 1), "readme": key == "all", "data": about,
+            "note": "the same bytes; baseline: the embedded engine, same cores",
+        })  # fmt: skip
+    return found

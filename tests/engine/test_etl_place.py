@@ -1,0 +1,126 @@
+"""Where the ETL of a run over hosts happens, and what the plan says about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import advisor
+from engine.advisor import ClusterHost, Job
+from engine.facts import FileFacts
+from engine.plan import Plan
+from engine.recipe import Recipe, flatten
+from engine.steps.etl_over_hosts import heap_mib
+from hosts import java
+from hosts.inventory import LOCAL
+from hosts.probe import HostFacts
+
+JAVA = 'openjdk version "17.0.15" 2025-04-15'
+
+
+def facts(name: str, cores: int = 4, java: str = JAVA) -> HostFacts:
+    return HostFacts(
+        hostname=name, cpu_model="x", cores=list(range(cores)), physical_cores=cores, sockets=1,
+        numa=[list(range(cores))], isa=["avx2"], memory_gib=32.0, memory_free_gib=24.0,
+        disk_free_gib=500.0, disk_total_gib=900.0, python="3.11.2", python_path="/usr/bin/python3",
+        kernel="6.1", java=java, clock=0.0, load1=0.0,
+    )  # fmt: skip
+
+
+def planned(
+    etl: dict[str, Any], rows: int = 100_000, shared: str | None = "/nfs", cores: int = 4,
+    hosts: tuple[HostFacts, ...] = (), has_jdk: bool = False,
+) -> Plan:  # fmt: skip
+    recipe = Recipe.model_validate(
+        {"dataset": {"generate": {"rows": rows}}, "cluster": "lab", "etl": etl}
+    )
+    found = hosts or tuple(facts(name, cores) for name in ("h1", "h2", "h3"))
+    cluster = [ClusterHost(name=host.hostname, slots=None, facts=host) for host in found]
+    return advisor.make_plan(Job(
+        name="r", recipe=recipe, origins=dict.fromkeys(flatten(recipe.model_dump()), "recipe"),
+        facts=facts(LOCAL), files=list[FileFacts](), missing_gib={}, cluster=cluster,
+        shared=shared, has_jdk=has_jdk,
+    ))  # fmt: skip
+
+
+def engine_of(plan: Plan) -> tuple[str, str, str]:
+    """(engine, host of the step, reason)."""
+    (value,) = [value for value in plan.values if value.key == "etl.engine"]
+    return value.value, plan.step("etl").host, value.reason
+
+
+def test_spark_that_is_asked_for_runs_on_the_hosts() -> None:
+    plan = planned({"engine": "spark"})
+    assert engine_of(plan)[:2] == ("spark", "lab")
+    assert plan.value("etl.address") is None
+    assert plan.step("etl").title == "prepare data on Apache Spark on h1, h2, h3"
+    assert plan.step("etl").environment == "spark"
+    assert plan.problems == ()
+
+
+def test_small_data_stay_here_and_the_plan_says_from_when_on_not() -> None:
+    small = planned({}, cores=64)
+    engine, host, reason = engine_of(small)
+    assert (engine, host) == ("sail", LOCAL)
+    least = int(reason.split("from ")[1].split(" rows")[0].replace(",", ""))
+    assert engine_of(planned({}, rows=least - 1, cores=64))[:2] == ("sail", LOCAL)
+    large = planned({}, rows=least, cores=64)
+    assert engine_of(large)[:2] == ("spark", "lab")
+    assert f"Spark pays from {least:,} on" in engine_of(large)[2]
+    here = planned({"engine": "sail"}, rows=least, cores=64).step("etl").estimate.minutes
+    assert large.step("etl").estimate.minutes <= here + 0.01
+
+
+def test_hosts_with_too_few_cores_never_pay() -> None:
+    engine, host, reason = engine_of(planned({}, rows=10**9, cores=1))
+    assert (engine, host) == ("sail", LOCAL)
+    assert "does not pay: it needs more cores" in reason
+
+
+@pytest.mark.parametrize("etl", [{"engine": "spark"}, {}])
+def test_without_a_shared_folder_the_head_does_it(etl: dict[str, Any]) -> None:
+    plan = planned(etl, rows=10**9, shared=None, cores=64)
+    engine, host, reason = engine_of(plan)
+    assert (engine, host) == ("sail", "lab")
+    assert reason.startswith("lab has no folder that all hosts see (`shared` in the inventory)")
+    assert plan.step("etl").title == "prepare data on Sail (embedded) on h1"
+
+
+@pytest.mark.parametrize("address", ["spark://m:7077", "sc://m:15002"])
+def test_an_address_is_spoken_to_from_here(address: str) -> None:
+    engine, host, reason = engine_of(planned({"address": address}))
+    assert (engine, host) == ("spark", LOCAL)
+    assert reason == f"an address is given: {address}"
+
+
+def test_a_host_without_java_is_a_problem_only_where_none_can_be_made() -> None:
+    hosts = (facts("h1"), facts("h2", java=""), facts("h3", java='openjdk version "25.0.1"'))
+    (problem,) = planned({"engine": "spark"}, hosts=hosts).problems
+    assert problem.startswith("h2, h3: there is no Java 17 or 21, which Apache Spark needs")
+    assert "openjdk-17-jre-headless" in problem
+    assert planned({"engine": "spark"}, hosts=hosts, has_jdk=True).problems == ()
+    assert planned({"engine": "sail"}, hosts=hosts).problems == ()
+
+
+@pytest.mark.parametrize(("free_gib", "heap"), [(0.5, 512), (24.0, 6144), (1000.0, 8192)])
+def test_the_heap_of_an_executor_is_that_of_the_smallest_host(free_gib: float, heap: int) -> None:
+    large = replace(facts("h1"), memory_free_gib=2000.0)
+    assert heap_mib([large, replace(large, memory_free_gib=free_gib)]) == heap
+
+
+def test_only_a_jdk_that_spark_runs_on_makes_runtimes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(java, "INSTALLED", tmp_path / "none")
+    assert java.find_jdk() is None
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "jlink").touch()
+    (tmp_path / "jmods").mkdir()
+    for version, found in (("25.0.1", None), ("21.0.4", tmp_path), ("17.0.15", tmp_path)):
+        (tmp_path / "release").write_text(f'JAVA_VERSION="{version}"\n')
+        assert java.find_jdk() == found
