@@ -34,6 +34,9 @@ READY_S = 50.0  # for all of it; what is not up by then will not be
 LOST_S = 10  # a worker from which the master hears nothing for so long is lost
 DAEMON_MIB = 256
 AT_ONCE = 8
+MOST_REFUSALS = 2  # the master is there: a worker that is refused twice has no way or no secret
+REFUSED = "Failed to connect to master"
+COMPLAINTS = (" WARN ", " ERROR ", "Caused by: ")
 READY = {"master": "New state: ALIVE", "worker": "Successfully registered with master"}
 # No file in /tmp, no second compiler for programs that only pass messages on, no IPv6 sockets.
 DAEMON_JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
@@ -92,7 +95,8 @@ class _Daemon:
         self.conf = self.folder / "conf" / "spark-defaults.conf"
         self.ready = False
         self.lost = ""
-        self.last_line = ""
+        self.refusals = 0
+        self.last_line = self.complaint = ""
 
     def start(self, settings: Mapping[str, str], port: int, master: str = "") -> None:
         """Hand it to the agent; `master` is where a worker registers."""
@@ -133,7 +137,10 @@ class _Daemon:
                 self.lost = str(frame.data.get("why") or "") or f"it {how}"
         for line in said.splitlines():
             self.ready = self.ready or READY[self.role] in line
+            self.refusals += REFUSED in line
             self.last_line = clean(line).strip() or self.last_line
+            if any(mark in line for mark in COMPLAINTS):
+                self.complaint = clean(line).strip()
         for seconds in self.group.silent().values():
             if seconds > self.plan.grace_s and not self.lost:
                 self.lost = f"nothing was heard from it for {seconds:.0f} s"
@@ -143,9 +150,10 @@ class _Daemon:
         """Why it cannot work, with the last line it said."""
         return HostProblem(
             self.site.name, f"the Spark {self.role} {what}",
-            self.lost or f"the last line of its log: {self.last_line or 'none'}",
+            self.lost or f"its log says: {self.complaint or self.last_line or 'nothing'}",
             f"see spark-{self.role}-{self.site.name}.log in the logs of the run; check that the "
-            f"hosts reach each other at ports {PORTS[0]}-{PORTS[1]}",
+            f"hosts reach each other at ports {PORTS[0]}-{PORTS[1]}, and that nothing else answers "
+            "there with another secret",
         )  # fmt: skip
 
     def end(self) -> int | HostProblem:
@@ -240,7 +248,8 @@ class SparkCluster:
         while waiting := [daemon for daemon in daemons if not daemon.ready]:
             self._relay()
             for daemon in waiting:
-                if daemon.lost or (time.monotonic() > deadline and not daemon.ready):
+                late = time.monotonic() > deadline or daemon.refusals >= MOST_REFUSALS
+                if daemon.lost or (late and not daemon.ready):
                     raise daemon.problem(failed)
             time.sleep(0.1)
 
@@ -302,6 +311,7 @@ def network_settings(secret: str) -> dict[str, str]:
         "spark.authenticate": "true",
         "spark.authenticate.secret": secret,
         "spark.network.crypto.enabled": "true",
+        "spark.network.crypto.saslFallback": "false",  # not the older protocol
     }
 
 

@@ -23,6 +23,7 @@ from engine import events as ev
 from engine.clusters import Inventory
 from engine.code import deploy
 from engine.environments import lock_of
+from engine.errors import ExitCode
 from engine.plan import Plan
 from engine.state import RunState, RunStatus
 from hosts import java, spark
@@ -218,6 +219,13 @@ def test_a_lost_worker_changes_nothing_but_time(lab: Lab) -> None:
         lab.bare(host)
 
 
+class Told(Watcher):
+    """Shows the log of the daemons where a test fails."""
+
+    def daemon_output(self, role: str, host: str, text: str) -> None:
+        print(f"{host} {role}: {text}")
+
+
 @contextmanager
 def spark_of(sites: list[Site]) -> Iterator[SparkCluster]:
     """Spark over hosts that are ready."""
@@ -228,7 +236,7 @@ def spark_of(sites: list[Site]) -> Iterator[SparkCluster]:
     )  # fmt: skip
     try:
         hosts = [SparkHost(site=site, java=java_of(site), cores=1) for site in sites]
-        with SparkCluster(hosts, plan, Watcher()) as cluster:
+        with SparkCluster(hosts, plan, Told()) as cluster:
             yield cluster
     finally:
         clusters.leave(sites)
@@ -261,13 +269,13 @@ def test_a_wrong_secret_ends_soon_with_a_sentence(
         pass
     assert time.monotonic() - began <= SECRET_S
     assert str(caught.value) == "h3: the Spark worker did not register with the master"
-    assert "the last line of its log: " in caught.value.why
+    assert "its log says: " in caught.value.why
     for host in HOSTS:
         lab.bare(host)
 
 
-def test_without_a_shared_folder_the_head_prepares_the_data(lab: Lab) -> None:
-    """The plan says so, though Spark was asked for."""
+def test_without_a_shared_folder_the_head_prepares_the_data(lab: Lab, tmp_path: Path) -> None:
+    """The plan says so, though Spark was asked for; bad rows are told with the user's own path."""
     lab.declare(shared=None)
     try:
         plan = api.plan("tiny", [f"dataset.path={lab.data}", NOT_MADE, *ON_SPARK])
@@ -281,6 +289,13 @@ def test_without_a_shared_folder_the_head_prepares_the_data(lab: Lab) -> None:
         state = ended(lab.start(*ON_SPARK))
         assert state.result("etl")["engine"] == "sail"
         assert_same(lab.reference, made_by(state, "etl"))
+        bad = tmp_path / "bad.tsv"
+        bad.write_bytes((lab.data / "day-0.tsv").read_bytes() + b"1\t2\n")
+        run = api.start("tiny", [f"dataset.path={bad}", NOT_MADE, *ON_SPARK])
+        state = api.wait_for_end(run, RUN_S)
+        assert state.exit_code == ExitCode.BAD_INPUT
+        assert state.problem is not None
+        assert state.problem.what.startswith(f"{bad}, line {ROWS // FILES + 1}: found 2 columns")
     finally:
         lab.declare(shared="/shared")
     for host in HOSTS:
