@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from engine import api
 from engine import events as ev
@@ -62,6 +62,12 @@ class Trial:
 
 
 Act = Callable[[Trial], None]
+TRAINING = ("train", "evaluate", "optimize")
+
+
+def checkpoint_saved(event: ev.Event) -> bool:
+    """The usual moment to strike."""
+    return isinstance(event, ev.CheckpointSaved)
 
 
 def nothing(_trial: Trial) -> None:
@@ -70,8 +76,10 @@ def nothing(_trial: Trial) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """`ends` is the state in which a run ends by itself, by policy; "" as key: under any.
+    """A run of the tiny recipe with `settings`, for which no output of the kinds `anew` is reused,
+    is struck at the first event that is the `moment`.
 
+    `ends` is the state in which the run ends by itself, by policy; "" as key: under any.
     `mend_at`: when the fault is undone: after the `end`, when the run is `waiting` for the host (a
     run that does not wait: after its end), or `late`, past the grace. `grace`: it is noticed by
     silence, so the grace may be added. `loses`: work is lost and done again.
@@ -84,10 +92,13 @@ class Fault:
     hosts: bool = True
     policies: tuple[str, ...] = POLICIES
     ends: dict[str, RunStatus] = field(default_factory=dict)
-    mend_at: str = "waiting"
+    mend_at: Literal["waiting", "late", "end"] = "waiting"
     grace: bool = False
     loses: bool = True
     said: str = ""  # a word that the user must read
+    moment: Callable[[ev.Event], bool] = checkpoint_saved
+    anew: tuple[str, ...] = TRAINING
+    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -247,7 +258,7 @@ def drill(
         for fault in wanted:
             for policy in fault.policies:
                 if policy in policies:
-                    yield _drill(fault, Trial(place, policy), plain)
+                    yield _tried(fault, Trial(place, policy), plain)
 
 
 def _overrides(trial: Trial, seed: int = 7) -> list[str]:
@@ -272,22 +283,33 @@ def _undisturbed(place: Sandbox) -> float:
     return float(state.result("evaluate")["auc"])
 
 
+def _tried(fault: Fault, trial: Trial, plain_auc: float) -> Verdict:
+    """The verdict of a trial; one that does not come to its end is a promise broken."""
+    try:
+        return _drill(fault, trial, plain_auc)
+    except AiokError as error:
+        for run in filter(None, (trial.run, trial.other)):
+            api.stop(run, kill=True)
+        if trial.struck:
+            fault.mend(trial)
+        return Verdict(
+            fault=fault.name, policy=trial.policy, promise=fault.promise, observation=error.what,
+            broken=[error.what], notice_s=None, notice_limit_s=NOTICE_S,
+            orphans=len(trial.sandbox.wait_until_bare(trial.run, GRACE_S + NOTICE_S)),
+            end="unknown", drift=None, lost_steps=0, lost_s=0.0,
+        )  # fmt: skip
+
+
 def _drill(fault: Fault, trial: Trial, plain_auc: float) -> Verdict:
-    trial.sandbox.forget_training()
-    trial.run = api.start("tiny", _overrides(trial))
-    _wait_for(trial, lambda event: isinstance(event, ev.CheckpointSaved))
+    trial.sandbox.forget(fault.anew)
+    trial.run = api.start("tiny", [*_overrides(trial), *fault.settings])
+    _wait_for(trial, fault.moment)
     trial.struck = time.time()
     fault.strike(trial)
-    mended = fault.mend_at != "end" and trial.policy == "wait"
-    if fault.mend_at == "late":
-        _sleep_past_grace(trial)
-        fault.mend(trial)
-    elif mended and fault.mend is not nothing:
-        _wait_for(trial, lambda event: isinstance(event, ev.HostsAwaited))
-        fault.mend(trial)
+    mended = _mended_in_time(fault, trial)
     ended = api.wait_for_end(trial.run, RUN_S)
     seen_s = time.time() - trial.struck
-    if not (fault.mend_at == "late" or (mended and fault.mend is not nothing)):
+    if not mended:
         fault.mend(trial)
     left = trial.sandbox.wait_until_bare(trial.run, GRACE_S + NOTICE_S)
     final = ended
@@ -309,10 +331,17 @@ def _wait_for(trial: Trial, wanted: Callable[[ev.Event], bool]) -> None:
     raise AiokError(f"{trial.run}: what the drill waits for did not come in {RUN_S:g} s")
 
 
-def _sleep_past_grace(trial: Trial) -> None:
-    """Until the loss is told and the agent over there has given up too."""
-    _wait_for(trial, lambda event: isinstance(event, ev.WorkLost | ev.StepStopped))
-    time.sleep(GRACE_S + 2)
+def _mended_in_time(fault: Fault, trial: Trial) -> bool:
+    """Undo the fault while the run goes on, where that belongs to it; whether it was undone."""
+    if fault.mend_at == "late":
+        _wait_for(trial, lambda event: isinstance(event, ev.WorkLost | ev.StepStopped))
+        time.sleep(GRACE_S + 2)  # the agent over there has given up too
+    elif fault.mend_at == "waiting" and trial.policy == "wait" and fault.mend is not nothing:
+        _wait_for(trial, lambda event: isinstance(event, ev.HostsAwaited))
+    else:
+        return False
+    fault.mend(trial)
+    return True
 
 
 # --- verdicts -------------------------------------------------------------------------------------

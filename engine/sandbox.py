@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +45,10 @@ class Sandbox:
         """The hosts that are up, the head first."""
         return [h.name for h in self.testbed.hosts() if h.running] if self.testbed else []
 
-    def forget_training(self) -> None:
-        """Let the next run train anew."""
+    def forget(self, kinds: Sequence[str]) -> None:
+        """Let the next run do the steps of these kinds anew."""
         for path in cache_folder().glob("*-*"):
-            if path.name.split("-")[0] in ("train", "evaluate", "optimize"):
+            if path.name.split("-")[0] in kinds:
                 remove_tree(path)
 
     def left_of(self, run: str) -> list[str]:
