@@ -27,6 +27,7 @@ HOSTS = 3
 GRACE_S, HANG_S, CHECKPOINT_S = 5.0, 8.0, 2.0
 NOTICE_S = 15.0
 DRIFT = 0.002  # of the test AUC
+STRIKE_S = 1.0  # after the moment, so that there is work to lose
 FETCH_S = 3.0  # a checkpoint counts when it is here
 RUN_S = 200.0
 POLICIES = ("stop", "wait", "shrink")
@@ -304,6 +305,7 @@ def _drill(fault: Fault, trial: Trial, plain_auc: float) -> Verdict:
     trial.sandbox.forget(fault.anew)
     trial.run = api.start("tiny", [*_overrides(trial), *fault.settings])
     _wait_for(trial, fault.moment)
+    time.sleep(STRIKE_S)
     trial.struck = time.time()
     fault.strike(trial)
     mended = _mended_in_time(fault, trial)
@@ -355,7 +357,8 @@ def _judge(
     auc = final.result("evaluate").get("auc")
     drift = abs(float(auc) - plain_auc) if isinstance(auc, int | float) else None
     told = [event for event in events if isinstance(event, ev.WorkLost)]
-    said = told[0].what + " " + told[0].why if told else _problem_text(ended)
+    loss = told[0] if told else ended.problem
+    said = f"{loss.what} {loss.why}" if loss else ""
     notice_s = _noticed(events, trial.struck) if fault.loses else None
     if ended.status is RunStatus.LOST:
         notice_s = seen_s
@@ -373,9 +376,9 @@ def _judge(
     ]
     return Verdict(
         fault=fault.name, policy=trial.policy, promise=fault.promise,
-        observation=_observation(trial, ended, final, said), broken=broken, notice_s=notice_s,
-        notice_limit_s=limit, orphans=len(left), end=str(ended.status), drift=drift,
-        lost_steps=lost_steps, lost_s=lost_s,
+        observation=_observation(trial.refusal or (loss.what if loss else ""), ended, final),
+        broken=broken, notice_s=notice_s, notice_limit_s=limit, orphans=len(left),
+        end=str(ended.status), drift=drift, lost_steps=lost_steps, lost_s=lost_s,
     )  # fmt: skip
 
 
@@ -421,10 +424,9 @@ def _wrong_end(fault: Fault, trial: Trial, ended: RunState, final: RunState) -> 
     return found
 
 
-def _observation(trial: Trial, ended: RunState, final: RunState, said: str) -> str:
+def _observation(said: str, ended: RunState, final: RunState) -> str:
     """What a user reads, and how it ended, in a line."""
-    text = trial.refusal.splitlines()[0] if trial.refusal else said.strip().splitlines()[0:1]
-    words = text if isinstance(text, str) else "".join(text)
+    words = said.partition("\n")[0]
     end = f"ended {ended.status}"
     if ended.status is not RunStatus.DONE:
         end += f", after resume {final.status}"

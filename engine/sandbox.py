@@ -20,7 +20,8 @@ from engine.errors import AiokError, EnvironmentProblem
 from engine.processes import processes_of
 from engine.store import cache_folder, home, remove_tree
 from hosts.inventory import LOCAL
-from hosts.testbed import Testbed, TestbedProblem
+from hosts.testbed import Testbed
+from hosts.testbed_host import TestbedProblem
 
 CLUSTER = "drill"
 DISK_MIB = 3072  # of a host whose disk is to be filled: torch and its wheels take 1.2 GiB
