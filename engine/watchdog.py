@@ -54,6 +54,11 @@ class Watchdog:
         announced = max(self._quiet_s.values(), default=0.0)
         return max(self._hang_s + announced, STEPS * slowest)
 
+    @property
+    def watched(self) -> list[int]:
+        """The ranks that are at work."""
+        return sorted(self._heard)
+
     def restart(self) -> None:
         """Nothing could be heard: the silence counts from now."""
         self._heard = dict.fromkeys(self._heard, time.monotonic())
@@ -107,9 +112,8 @@ def stack_of(frame: Mapping[str, object]) -> Stack:
     )  # fmt: skip
 
 
-def culprits(silent: Sequence[int], stacks: Mapping[int, Stack]) -> list[int]:
-    """The ranks that hang by themselves; all silent ones when each waits for the others."""
-    asked = [rank for rank in silent if rank in stacks]
+def culprits(watched: Sequence[int], stacks: Mapping[int, Stack]) -> list[int]:
+    """The ranks that hang by themselves; [] when all that are known wait for each other."""
+    asked = [rank for rank in watched if rank in stacks]
     stopped = [rank for rank in asked if stacks[rank].stopped]
-    own = [rank for rank in asked if not stacks[rank].waits]
-    return stopped or own or list(silent)
+    return stopped or [rank for rank in asked if not stacks[rank].waits]

@@ -239,10 +239,11 @@ def _hung(
     head = group.head.host
     group.stacks()
     end = time.monotonic() + STACKS_S
-    while len(outcome.stacks) < len(silent) and time.monotonic() < end:
+    watched = outcome.watchdog.watched  # the guilty one may have spoken last
+    while len(outcome.stacks) < len(watched) and time.monotonic() < end:
         for host, frame in group.poll(0.1):
             outcome.take(frame, host, head, listener)
-    guilty = culprits(list(silent), outcome.stacks)
+    guilty = culprits(watched, outcome.stacks) or sorted(silent)
     who = " and ".join(launch.place_of(rank, head) for rank in guilty[:4])
     places = [
         f"rank {rank}: {outcome.stacks[rank].place}"
