@@ -24,6 +24,7 @@ from engine.store import lock_holder, open_run_folder
 from models.settings import nearest
 
 HOSTS = 3
+FILLED = "h1"  # the head: checkpoints are written there
 GRACE_S, HANG_S, CHECKPOINT_S = 5.0, 8.0, 2.0
 NOTICE_S = 15.0
 DRIFT = 0.002  # of the test AUC
@@ -207,8 +208,9 @@ FAULTS = (
         promise="slower, but no false alarm",
     ),
     Fault(
-        name="disk full on a host", policies=("stop",), ends={"": RunStatus.STOPPED},
-        strike=_on("h3", "fill"), mend=_on("h3", "free"), mend_at="end", said="No space left",
+        name="disk full on a host", policies=("stop",), ends={"": RunStatus.FAILED},
+        strike=_on(FILLED, "fill"), mend=_on(FILLED, "free"), mend_at="end",
+        said="No space left on device",
         promise="ends with host and reason, keeps the last checkpoint; goes on when there is space",
     ),
     Fault(
@@ -253,7 +255,7 @@ def drill(
     wanted = [fault for fault in wanted if with_hosts or not fault.hosts]
     if not wanted:
         raise InputError("these faults need hosts, and hosts need root", todo="sudo aiok drill")
-    small_disk = "h3" if any("disk" in fault.name for fault in wanted) else None
+    small_disk = FILLED if any("disk" in fault.name for fault in wanted) else None
     with sandbox(HOSTS if with_hosts else 0, small_disk if with_hosts else None) as place:
         plain = _undisturbed(place)
         for fault in wanted:
