@@ -400,7 +400,7 @@ def _work_lost(events: Sequence[ev.Event]) -> tuple[int, float]:
     """The most steps, and seconds, of training after a checkpoint that had to be done again."""
     most, seconds = 0, 0.0
     for number, event in enumerate(events):
-        if isinstance(event, ev.WorkLost | ev.StepStopped | ev.StepFailed):
+        if isinstance(event, ev.WorkLost | ev.StepStopped | ev.StepFailed | ev.RunStarted):
             before = fold(events[:number])
             steps = before.unsaved()[0]
             points = before.curves.get(("loss", "train"), [])
