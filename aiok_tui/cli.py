@@ -263,6 +263,19 @@ def doctor(json: Json = False) -> None:
 
 
 @app.command()
+def drill(
+    faults: Annotated[list[str] | None, typer.Option(help="Only this fault.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="Only under this policy.")] = None,
+    json: Json = False,
+) -> None:
+    """Strike runs in a sandbox with faults, and show for each the promise and what was seen."""
+    from aiok_tui import drill as printed
+    from engine.drill import POLICIES
+
+    raise typer.Exit(printed.run(faults or [], policy or POLICIES, json))
+
+
+@app.command()
 def bundle(
     output_file: Annotated[Path, typer.Option("--output", "-o", help="The .tar file to write.")],
     env: Annotated[

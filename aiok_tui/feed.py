@@ -117,6 +117,7 @@ def snapshot(state: RunState) -> RunState:
         step.notes = list(step.notes)
     copied.curves = {key: list(points) for key, points in state.curves.items()}
     copied.silent_hosts = dict(state.silent_hosts)
+    copied.losses = list(state.losses)
     return copied
 
 

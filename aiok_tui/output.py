@@ -228,6 +228,17 @@ class _Narrator:
         silent = f"is silent for {event.seconds:.0f} s" if event.seconds else "is heard again"
         self._line(f"  {event.host} {silent}")
 
+    def _work_lost(self, event: ev.WorkLost) -> None:
+        told = AiokError(event.what, why=event.why, log=event.log)
+        self._line(f"  {event.step:10} ! {told}\n  {event.step:10} ! {loss_text(event)}")
+
+    def _hosts_awaited(self, event: ev.HostsAwaited) -> None:
+        self._line(f"  {event.step:10} ! {awaited_text(event)}")
+
+    def _work_restarted(self, event: ev.WorkRestarted) -> None:
+        left_out = f", without {', '.join(event.without)}" if event.without else ""
+        self._line(f"  {event.step:10} goes on, attempt {event.attempt}{left_out}")
+
     def _step_progressed(self, event: ev.StepProgressed) -> None:
         step = self.state.steps[event.step]
         beside = roofline(self.state, step)
@@ -246,6 +257,24 @@ class _Narrator:
         """End an open progress line."""
         if self._open_line:
             sys.stderr.write("\r\x1b[K")
+
+
+def loss_text(event: ev.WorkLost) -> str:
+    """What the fault policy does about a loss, and what has to be done again."""
+    hosts = ", ".join(event.hosts)
+    does = "starts again where it was"
+    if hosts:
+        does = f"waits for {hosts}" if event.policy == "wait" else f"goes on without {hosts}"
+    again = f"{event.steps_lost:,} steps ({event.rows_lost:,} rows) since the last checkpoint"
+    return (
+        f"policy {event.policy}: {does}, restart {event.restart} of {event.restarts}; "
+        f"{again} are done again"
+    )
+
+
+def awaited_text(event: ev.HostsAwaited) -> str:
+    """For whom a run waits, and why."""
+    return f"waits for {', '.join(event.hosts)}: " + "; ".join(event.why.splitlines())
 
 
 def progress_text(step: StepState, now: float) -> str:
@@ -408,6 +437,10 @@ def print_state(state: RunState, as_json: bool, hosts: Sequence[str] = ()) -> No
                   for name, seconds in state.silent_hosts.items()}  # fmt: skip
         print(clean(f"hosts: {', '.join(silent.get(name, name) for name in hosts)}"))
     print(table(step_rows(state), ["step", "state", "time", "rows/s", "result"]))
+    for loss in state.losses:
+        print(clean(f"{loss.step}: ! {loss.what}; {loss_text(loss)}"))
+    if state.awaited is not None:
+        print(clean(f"{state.awaited.step}: ! {awaited_text(state.awaited)}"))
     for step in state.steps.values():
         if step.status is StepStatus.RUNNING:
             print(f"{step.id}: {progress_text(step, time.time())}")

@@ -1,7 +1,11 @@
-"""kill -9 at seeded random moments: `resume` must end with the same model, nothing left behind.
+"""Faults on purpose: each must be noticed, end well, and leave the same model and no process.
 
-Twenty runs of the tiny recipe (half with one rank, half with two). In each, at a random moment of
-ETL or training, one of run process, rank, launcher, ETL process or agent is killed; then `resume`.
+`measure`: kill -9 at seeded random moments on this machine. `hosts`: the table of `aiok drill` on
+hosts of the testbed (root), every fault under every policy that makes a difference to it.
+
+The kills: twenty runs of the tiny recipe, half with one rank, half with two. In each, at a random
+moment of ETL or training, one of run process, rank, launcher, ETL process or agent is killed; then
+`resume`.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import api
+from engine import api, drill
 from engine import events as ev
 from engine.processes import RunProcess, processes_of
 from engine.state import RunState, RunStatus
@@ -101,6 +105,42 @@ def trial(number: int, expected: dict[int, tuple[str, float, float]]) -> dict[st
     print(f"trial {number}: {role} killed, {ranks} rank(s), {resumes} resume(s), drift {drift:.5f}")
     print(f"  {verdict}", flush=True)
     return {"good": good, "left": left, "drift": drift, "role": role}
+
+
+def hosts() -> list[dict[str, Any]]:
+    """A row for each fault and policy of the drill: seconds to notice, and all that was judged."""
+    rows = []
+    for verdict in drill.drill(on_hosts=True):
+        print(f"{verdict.fault}, {verdict.policy}: {verdict.broken or 'kept'}", flush=True)
+        rows.append(_drilled(verdict))
+    kept = sum(bool(row["met"]) for row in rows)
+    summary = {
+        "name": "promises kept", "value": kept, "unit": f"of {len(rows)}", "goal": f"{len(rows)}",
+        "met": kept == len(rows), "data": DRILL_DATA,
+    }  # fmt: skip
+    return [summary, *rows]
+
+
+DRILL_DATA = (
+    f"tiny recipe on {drill.HOSTS} testbed hosts, a rank each, grace {drill.GRACE_S:g} s, a rank "
+    f"hangs after {drill.HANG_S:g} s, a checkpoint each {drill.CHECKPOINT_S:g} s"
+)
+
+
+def _drilled(verdict: drill.Verdict) -> dict[str, Any]:
+    drift = "none" if verdict.drift is None else f"{verdict.drift:.4f}"
+    seen = (
+        f"{verdict.observation}; {verdict.orphans} orphans; AUC difference {drift}; "
+        f"{verdict.lost_steps} steps ({verdict.lost_s:.1f} s) since the last checkpoint"
+    )
+    return {
+        "name": f"{verdict.fault}, {verdict.policy}",
+        "value": None if verdict.notice_s is None else round(verdict.notice_s, 1),
+        "unit": "s to notice",
+        "goal": f"<= {verdict.notice_limit_s:g}; 0 orphans; AUC <= {drill.DRIFT}; one checkpoint",
+        "met": verdict.kept, "data": DRILL_DATA,
+        "note": "; ".join([seen, *verdict.broken]),
+    }  # fmt: skip
 
 
 def measure() -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ AiokError                what is wrong, why, what to do, where the log is
 ├── EnvironmentProblem   this machine or a host lacks something            exit 3
 ├── HostError            a host did not do what it was asked               exit 3
 ├── StepFailed           a step of a run failed                            exit 1
+│   └── WorkerLost       a worker or a rank of it was killed, or hangs     exit 1
 └── RunStopped           the run ended on request and can be resumed       exit 4
     └── HostLost         a host or a rank was lost; the run can be resumed exit 4
 """
@@ -66,6 +67,10 @@ class HostError(AiokError):
 
 class StepFailed(AiokError):
     """A step of a run failed."""
+
+
+class WorkerLost(StepFailed):
+    """A worker on this machine was killed or hangs; what was saved is kept, it may be repeated."""
 
 
 class RunStopped(AiokError):

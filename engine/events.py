@@ -42,7 +42,7 @@ class RunCreated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """A run process took the run; `attempt` counts from 1, later ones are resumes."""
+    """A run process took the run; `attempt` counts from 1, later ones are resumes or restarts."""
 
     kind: ClassVar[str] = "run_started"
     durable: ClassVar[bool] = True
@@ -190,6 +190,50 @@ class HostSilent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkLost(Event):
+    """A host or a rank was lost (`what`) and the fault policy lets the run go on.
+
+    `hosts` are those that do not answer; `restart` of at most `restarts` follows; what was done
+    since the last checkpoint (`steps_lost`, `rows_lost`) has to be done again.
+    """
+
+    kind: ClassVar[str] = "work_lost"
+    durable: ClassVar[bool] = True
+    step: str
+    what: str
+    policy: str
+    restart: int
+    restarts: int
+    hosts: list[str] = field(default_factory=list)
+    why: str = ""
+    log: str = ""
+    steps_lost: int = 0
+    rows_lost: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostsAwaited(Event):
+    """The run waits for these hosts; `why`: what keeps each from working, one line a host."""
+
+    kind: ClassVar[str] = "hosts_awaited"
+    durable: ClassVar[bool] = True
+    step: str
+    hosts: list[str]
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkRestarted(Event):
+    """The step goes on from its last checkpoint as another attempt, without these hosts."""
+
+    kind: ClassVar[str] = "work_restarted"
+    durable: ClassVar[bool] = True
+    step: str
+    attempt: int
+    without: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunEnded(Event):
     """The run process is done with the run. `status` is done, failed or stopped."""
 
@@ -211,7 +255,7 @@ KINDS: dict[str, type[Event]] = {
     for cls in (
         RunCreated, RunStarted, StopRequested, StepStarted, StepReused, StepFinished, StepFailed,
         StepStopped, StepProgressed, Measured, WorkloadCounted, Noted, CheckpointSaved, HostSilent,
-        RunEnded,
+        WorkLost, HostsAwaited, WorkRestarted, RunEnded,
     )
 }  # fmt: skip
 

@@ -142,10 +142,18 @@ class Goal(_Part):
 
 
 class Faults(_Part):
-    """What happens when a host or a rank is lost."""
+    """What happens when a host or a rank is lost during the training.
 
-    policy: Literal["stop"] = "stop"
+    `stop` ends the run, resumable. `wait` waits until the host is back and goes on from the last
+    checkpoint; `shrink` goes on with the hosts that are left, the global batch unchanged. With
+    both a rank that is lost while its host answers, or on this machine, starts again where it was.
+    After `restarts` restarts a run ends like with `stop`. A host that is silent for `grace_s` is
+    lost; a rank that makes no progress for `hang_s`, and for ten of its usual steps, hangs.
+    """
+
+    policy: Literal["stop", "wait", "shrink"] = "stop"
     grace_s: float = Field(default=15.0, ge=1, le=3600)
+    hang_s: float = Field(default=30.0, ge=1, le=86_400)
     restarts: int = Field(default=3, ge=0, le=1000)
 
 

@@ -32,6 +32,7 @@ class RunStatus(StrEnum):
 
     CREATED = "created"
     RUNNING = "running"
+    WAITING = "waiting"
     STOPPING = "stopping"
     DONE = "done"
     FAILED = "failed"
@@ -41,7 +42,7 @@ class RunStatus(StrEnum):
     @property
     def is_live(self) -> bool:
         """A run process should be at work."""
-        return self in (RunStatus.RUNNING, RunStatus.STOPPING)
+        return self in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.STOPPING)
 
     @property
     def is_resumable(self) -> bool:
@@ -119,6 +120,8 @@ class RunState:
     curves: dict[tuple[str, str], list[Point]] = field(default_factory=dict)  # (name, split)
     checkpoint: tuple[float, int] | None = None  # (t, step count)
     silent_hosts: dict[str, float] = field(default_factory=dict)
+    losses: list[ev.WorkLost] = field(default_factory=list)  # that the fault policy met
+    awaited: ev.HostsAwaited | None = None
     updated: float = 0.0
 
     @property
@@ -134,6 +137,20 @@ class RunState:
     def problem(self) -> ev.StepFailed | ev.StepStopped | None:
         """Why the run failed, or what it lost, if it did."""
         return next((s.problem for s in self.steps.values() if s.problem), None)
+
+    def unsaved(self) -> tuple[int, int]:
+        """(steps, rows) of the training since its last checkpoint, as far as it was told."""
+        points = self.curves.get(("loss", "train"), [])
+        if not points:
+            return 0, 0
+        saved = self.checkpoint[1] if self.checkpoint else 0
+        rows = max((p.rows for p in points if p.step <= saved), default=0)
+        at = max((p.step for p in points if p.step <= saved), default=0)
+        last = points[-1]
+        if last.step <= saved:
+            return 0, 0
+        pace = (last.rows - rows) / (last.step - at)  # the checkpoint lies between two points
+        return last.step - saved, round(pace * (last.step - saved))
 
     def result(self, kind: str) -> dict[str, Any]:
         """The result of the first step of that kind, {} when there is none yet."""
@@ -173,7 +190,7 @@ def _(event: ev.RunCreated, state: RunState) -> None:
 def _(event: ev.RunStarted, state: RunState) -> None:
     state.status, state.pid, state.attempt = RunStatus.RUNNING, event.pid, event.attempt
     state.started = state.started or event.t
-    state.ended = state.exit_code = None
+    state.ended = state.exit_code = state.awaited = None
     state.silent_hosts = {}
     for step in state.steps.values():
         if not step.status.is_whole:
@@ -182,7 +199,23 @@ def _(event: ev.RunStarted, state: RunState) -> None:
 
 @_apply.register
 def _(event: ev.StopRequested, state: RunState) -> None:
-    state.status = RunStatus.STOPPING
+    state.status, state.awaited = RunStatus.STOPPING, None
+
+
+@_apply.register
+def _(event: ev.WorkLost, state: RunState) -> None:
+    state.losses.append(event)
+    state.silent_hosts = {}
+
+
+@_apply.register
+def _(event: ev.HostsAwaited, state: RunState) -> None:
+    state.status, state.awaited = RunStatus.WAITING, event
+
+
+@_apply.register
+def _(event: ev.WorkRestarted, state: RunState) -> None:
+    state.status, state.attempt, state.awaited = RunStatus.RUNNING, event.attempt, None
 
 
 @_apply.register

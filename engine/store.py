@@ -339,6 +339,15 @@ def lock_holder(path: Path) -> int | None:
     return None
 
 
+def empty_folder(path: Path) -> None:
+    """Delete all that lies in a folder."""
+    for inner in path.iterdir():
+        if inner.is_dir() and not inner.is_symlink():
+            shutil.rmtree(inner)
+        else:
+            inner.unlink()
+
+
 def remove_tree(path: Path) -> None:
     """Delete a folder or a link to one; a missing one is fine."""
     if path.is_symlink():

@@ -11,8 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.errors import AiokError, HostError, HostLost, InputError, RunStopped, StepFailed
+from engine.errors import (
+    AiokError,
+    HostError,
+    HostLost,
+    InputError,
+    RunStopped,
+    StepFailed,
+    WorkerLost,
+)
 from engine.store import home, make_folder, write_atomically
+from engine.watchdog import Stack, Watchdog, culprits, stack_of
 from hosts.group import JobGroup
 from hosts.job import Frame, Job, JobSpec
 from hosts.site import Site
@@ -23,6 +32,8 @@ __all__ = ["clean"]  # for the front ends, which see no hosts
 
 SILENT_S = 3.0
 STOP_PATIENCE_S = 60.0
+STACKS_S = 5.0  # for the agents to say where the ranks are
+NO_PROGRAM = 127  # the agent's code for a program that could not be started
 JOB_NAME = re.compile(r"(.+)\.[^.]+\.[0-9]+(?:\.rendezvous)?")
 
 
@@ -40,7 +51,8 @@ def run_of_job(name: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """A worker to start. `code` names the copy of the workers' code, `ranks` is how many `done`
-    messages make a success; over several hosts `hosts` names that of each rank."""
+    messages make a success; over several hosts `hosts` names that of each rank. A rank that has
+    begun to step and then is silent for `hang_s`, or ten of its steps, is taken for hung."""
 
     job: str
     code: str
@@ -48,7 +60,12 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
     ranks: int = 1
     grace_s: float = 15.0
+    hang_s: float = 30.0
     hosts: Sequence[str] = ()
+
+    def place_of(self, rank: int, head: str) -> str:
+        """Rank and host, as people read it."""
+        return f"rank {rank} on {self.hosts[rank] if self.hosts else head}"
 
 
 class Listener:
@@ -70,7 +87,9 @@ class Listener:
 class _Outcome:
     """What the frames of a job add up to."""
 
-    def __init__(self) -> None:
+    def __init__(self, launch: Launch) -> None:
+        self.watchdog = Watchdog(launch.ranks, launch.hang_s)
+        self.stacks: dict[int, Stack] = {}
         self.done: set[int] = set()
         self.complained: set[int] = set()
         self.result: dict[str, Any] = {}
@@ -87,10 +106,15 @@ class _Outcome:
             listener.sample(host, frame.data)
         elif frame.kind == "end" and host == head:
             self.end = frame.data
+        elif frame.kind == "stack":
+            stack = stack_of(frame.data)
+            self.stacks[stack.rank] = stack
+            listener.output(f"\nrank {stack.rank}, pid {stack.pid}: {stack.place}\n{stack.text}\n")
         elif frame.kind == "message":
             with contextlib.suppress(ValueError):
                 message = messages.parse(frame.data)
                 rank = int(frame.data.get("rank", 0))
+                self.watchdog.heard(message, rank)
                 if isinstance(message, messages.Done):
                     self.done.add(rank)
                 elif isinstance(message, messages.Result):
@@ -98,7 +122,8 @@ class _Outcome:
                 elif isinstance(message, messages.Problem):
                     self.complained.add(rank)
                     # A rank that lost its peers also complains; the first one knows the cause.
-                    if self.problem is None or message.bad_input:
+                    known = self.problem
+                    if known is None or known.lost_contact or message.bad_input:
                         self.problem = message
                 listener.message(message, rank)
 
@@ -115,12 +140,12 @@ def run_worker(
 
     It starts on the first of `sites`; on the others agents watch the ranks that arrive there.
     `stop_level` is 0 to go on, 1 to end well, 2 to end at once; `fetch` is called after a success,
-    before the job's folder goes. Raises InputError, StepFailed,
+    before the job's folder goes. Raises InputError, StepFailed, WorkerLost (on this machine alone),
     HostError, HostLost or RunStopped; whatever happens, no process of the job is left on a host
     that can be reached, and none for longer than `grace_s` on one that cannot.
     """
     group = JobGroup(*_jobs(sites, launch))
-    outcome = _Outcome()
+    outcome = _Outcome(launch)
     swept = False
     try:
         group.start(
@@ -186,6 +211,10 @@ def _follow(
                 listener.silent(host, 0.0)
             if seconds > launch.grace_s:
                 raise _lost_host(host, seconds, group.problem_of(host), outcome, log)
+        if quiet:
+            outcome.watchdog.restart()  # the silence of a host has a limit of its own
+        elif silent := outcome.watchdog.hung():
+            raise _hung(group, launch, silent, outcome, listener, log)
     for host, frame in group.finish():
         outcome.take(frame, host, head, listener)
 
@@ -198,6 +227,35 @@ def _lost_host(
         f"{host} was lost: nothing was heard from it for {seconds:.0f} s{reason}",
         why=_last_lines(outcome.tail),
         todo="bring it back, or leave it out: aiok resume RUN --without " + host,
+        log=log,
+    )
+
+
+def _hung(
+    group: JobGroup, launch: Launch, silent: Mapping[int, float], outcome: _Outcome,
+    listener: Listener, log: str,
+) -> AiokError:  # fmt: skip
+    """Ask where the ranks are, and name those that hang; the caller ends the job."""
+    head = group.head.host
+    group.stacks()
+    end = time.monotonic() + STACKS_S
+    watched = outcome.watchdog.watched  # the guilty one may have spoken last
+    while len(outcome.stacks) < len(watched) and time.monotonic() < end:
+        for host, frame in group.poll(0.1):
+            outcome.take(frame, host, head, listener)
+    guilty = culprits(watched, outcome.stacks) or sorted(silent)
+    who = " and ".join(launch.place_of(rank, head) for rank in guilty[:4])
+    places = [
+        f"rank {rank}: {outcome.stacks[rank].place}"
+        for rank in guilty[:4]
+        if rank in outcome.stacks
+    ]
+    kind = HostLost if launch.hosts else WorkerLost
+    return kind(
+        f"{who} {'hang' if len(guilty) > 1 else 'hangs'}: "
+        f"no progress for {max(silent.values()):.0f} s",
+        why="\n       ".join(places) or "no agent could say where the ranks are",
+        todo="the log has the stacks; `aiok resume` goes on from the last checkpoint",
         log=log,
     )
 
@@ -217,8 +275,11 @@ def _judge(
         raise RunStopped("stopped on request")
     # A rank that was killed says nothing; the others complain that they lost it.
     silent = sorted(set(range(launch.ranks)) - outcome.done - outcome.complained)
-    if problem is not None and not (silent and launch.hosts):
-        raise StepFailed(
+    if problem is not None and not (silent and problem.lost_contact):
+        kind: type[AiokError] = StepFailed
+        if problem.lost_contact:
+            kind = HostLost if launch.hosts else WorkerLost
+        raise kind(
             clean_lines(problem.what), why=clean(problem.why), todo=clean(problem.todo), log=log
         )
     raise _unexplained(outcome, launch, silent, head, log)
@@ -244,12 +305,14 @@ def _unexplained(
         how = f"was ended: {end['why']}"
     why = _last_lines(outcome.tail)
     todo = "look at the log; `aiok resume` goes on from the last checkpoint" if log else ""
-    if silent and launch.hosts:
-        lost = " and ".join(f"rank {rank} on {launch.hosts[rank]}" for rank in silent[:4])
-        return HostLost(f"{lost} ended without a word", why=why, todo=todo, log=log)
+    if silent and (launch.hosts or outcome.complained):
+        lost = " and ".join(launch.place_of(rank, head) for rank in silent[:4])
+        kind = HostLost if launch.hosts else WorkerLost
+        return kind(f"{lost} ended without a word", why=why, todo=todo, log=log)
     missing = sorted(set(range(launch.ranks)) - outcome.done)
     who = f"rank {', '.join(map(str, missing))}" if launch.ranks > 1 else "the worker"
-    return StepFailed(f"{who} on {head} {how} without a result", why=why, todo=todo, log=log)
+    lost_it = StepFailed if code == NO_PROGRAM else WorkerLost
+    return lost_it(f"{who} on {head} {how} without a result", why=why, todo=todo, log=log)
 
 
 class LogFile:

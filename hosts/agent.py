@@ -12,7 +12,7 @@ ended. When no heartbeat came for `grace_s` it ends the job.
 
 FOLDER holds job.json ({"id", "argv", "env", "cwd", "grace_s", "sample_s"}), output.log (stdout and
 stderr of the job), messages/ (JSON lines of the ranks), supervisor.jsonl (start, samples, end),
-heartbeat, stop, kill and end (written by attach).
+heartbeat, stop, kill, end and stacks (written by attach).
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 
 TAG = "AIOK_JOB"
 KILL_AFTER_S = 3.0
+STACK_S, STACK_BYTES = 2.0, 1 << 15  # a stack is written in less
 CHUNK = 1 << 16
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -96,14 +97,35 @@ def sweep(job, patience_s=KILL_AFTER_S):  # type: (str, float) -> int
     return len(first)
 
 
-def ranks(job):  # type: (str) -> List[int]
-    """The rank processes of an mpirun job: they, and not the launcher, know how to stop well."""
-    found = []
+def ranks(job):  # type: (str) -> Dict[int, int]
+    """pid -> rank of the ranks of an mpirun job: they, not the launcher, know how to stop well."""
+    found = {}
     for pid in tagged(job):
-        names = {entry.split(b"=", 1)[0] for entry in environment_of(pid)}
-        if b"PMI_RANK" in names:
-            found.append(pid)
+        numbers = [e[9:] for e in environment_of(pid) if e.startswith(b"PMI_RANK=")]
+        if numbers:
+            found[pid] = int(numbers[0])
     return found
+
+
+def stack_of(pid, path):  # type: (int, str) -> Tuple[str, str]
+    """State letter of a rank, and the Python stacks it writes to a file when it is asked to; ""
+    when it cannot: a stopped process sees no signal."""
+    state, text = "?", b""
+    with contextlib.suppress(OSError):
+        with open("/proc/%d/status" % pid) as file:
+            status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
+        state, before = status["State"][0], os.path.getsize(path)
+        listens = int(status["SigCgt"], 16) >> (signal.SIGUSR2 - 1) & 1
+        if state in "TtZ" or not listens:  # SIGUSR2 would end one that does not listen
+            return state, ""
+        os.kill(pid, signal.SIGUSR2)
+        end, last = time.monotonic() + STACK_S, None
+        while time.monotonic() < end and (text != last or not text):
+            time.sleep(0.1)
+            with open(path, "rb") as stacks:
+                stacks.seek(before)
+                last, text = text, stacks.read(STACK_BYTES)
+    return state, text.decode("utf-8", "replace")
 
 
 # --- samples ------------------------------------------------------------------------------------
@@ -291,12 +313,18 @@ class Supervisor:
         return os.path.exists(os.path.join(self.folder, "end"))
 
     def _obey(self, child):  # type: (Optional[subprocess.Popen[bytes]]) -> None
-        """A file `stop` asks for a graceful end, a file `kill` for a quick one."""
+        """A file `stop` asks for a graceful end, `kill` for a quick one, `stacks` for stacks."""
         if os.path.exists(os.path.join(self.folder, "kill")):
             sweep(self.job["id"], 0.5)
+        elif os.path.exists(os.path.join(self.folder, "stacks")):
+            os.unlink(os.path.join(self.folder, "stacks"))
+            for pid, rank in ranks(self.job["id"]).items():
+                path = os.path.join(self.folder, "messages", "rank-%04d.stack" % rank)
+                state, text = stack_of(pid, path)
+                self.say(k="stack", rank=rank, pid=pid, state=state, text=text)
         elif not self.stop_sent and os.path.exists(os.path.join(self.folder, "stop")):
             self.stop_sent = True
-            send(ranks(self.job["id"]) or ([child.pid] if child else []), signal.SIGTERM)
+            send(list(ranks(self.job["id"])) or ([child.pid] if child else []), signal.SIGTERM)
 
 
 def start(folder):  # type: (str) -> int
@@ -429,7 +457,7 @@ def attach(folder, offsets):  # type: (str, Dict[str, int]) -> int
             if not data:
                 return 0
             touch(os.path.join(folder, "heartbeat"))
-            for word in (b"stop", b"kill", b"end"):
+            for word in (b"stop", b"kill", b"end", b"stacks"):
                 if word in data:
                     touch(os.path.join(folder, word.decode()))
         alive = supervisor_of(folder) is not None

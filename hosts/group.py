@@ -124,6 +124,11 @@ class JobGroup:
         for follower in self._followers.values():
             follower.orders.append("kill")
 
+    def stacks(self) -> None:
+        """Ask every host where its ranks are; the answers come as frames."""
+        for follower in self._followers.values():
+            follower.orders.append("stacks")
+
     def finish(self) -> list[tuple[str, Frame]]:
         """The head has ended: end the watches; what they still had to say."""
         for follower in list(self._followers.values())[1:]:

@@ -35,7 +35,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class Frame:
-    """Something a job said: `kind` is output, message, sample, start or end."""
+    """Something a job said: `kind` is output, message, sample, stack, start or end."""
 
     kind: str
     data: Any
@@ -136,6 +136,10 @@ class Job:
     def kill(self) -> None:
         """End it at once."""
         self._write(b"kill\n")
+
+    def stacks(self) -> None:
+        """Ask for a frame `stack` of each rank on the host: rank, pid, state and text."""
+        self._write(b"stacks\n")
 
     def end(self) -> None:
         """Stop watching; what is left of the job there is swept."""

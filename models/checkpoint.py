@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -362,6 +363,6 @@ def _explained(error: OSError, folder: Path) -> WorkFailed:
     what = "the disk is full" if full else "cannot write"
     return WorkFailed(
         f"{what}: {folder}",
-        why=f"{error}; checkpoints written before are whole and kept",
+        why=f"{error}, on {platform.node()}; checkpoints written before are whole and kept",
         todo="free space there and resume" if full else "make the folder writable and resume",
     )

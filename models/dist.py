@@ -3,7 +3,7 @@
 The rank and their number come from the launcher (PMI_RANK/PMI_SIZE of hydra, or RANK/WORLD_SIZE);
 without them the process is the only rank and every collective is a no-op. Collectives run over
 gloo, joined at the job's `rendezvous` (file:// or tcp://, new for each start of the job).
-A rank that lost another one raises `WorkFailed`: nothing can go on without it.
+A rank that lost another one raises `ContactLost`: nothing can go on without it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 import torch.distributed as gloo
 
 from models.dist_memory import PeerLost, SharedMemory
-from models.worker import InputProblem, WorkFailed
+from models.worker import ContactLost, InputProblem
 
 _ADDRESS_OF_INTERFACE = 0x8915  # SIOCGIFADDR
 _PATIENCE = timedelta(minutes=10)
@@ -241,7 +241,7 @@ def _lost_ranks_explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, PeerLost) as error:
-        raise WorkFailed(
+        raise ContactLost(
             "the ranks of this job lost contact with each other",
             why=str(error).strip().splitlines()[0][:300],
             todo="see the log of the other ranks; the job resumes from its last checkpoint",

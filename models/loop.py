@@ -24,6 +24,7 @@ from models.loop_score import validate
 from models.messages import Messenger, Note, Saved, Scalar, Workload
 from models.messages import Progress as ProgressMessage
 from models.placement import Placement
+from models.pulse import Pulse
 from models.worker import StopFlag, Stopped, WorkFailed
 
 LOSS, STOP, SAVE, TIME_UP = range(4)  # what the ranks tell each other at every step
@@ -130,6 +131,7 @@ class Loop:
             prefetch=plan.prefetch,
         )  # fmt: skip
         self.valid = task.rows("valid")
+        self._pulse = Pulse(messenger)
         self._saved_at = self._told_at = self._since = time.monotonic()
         self._cpu_since = time.process_time()
         self._loss, self._loss_rows, self._paused = 0.0, 0, 0.0
@@ -157,12 +159,14 @@ class Loop:
         self._since = self._saved_at = self._told_at = time.monotonic()
         self._paused = self.progress.eval_seconds + self.progress.save_seconds
         self._cpu_since = time.process_time()
+        self._pulse.begin(self.progress.step)
         while not self.progress.stop_reason:
             epoch, start = divmod(self.progress.step, steps)
             for batch in self.data.batches(epoch, start):
                 signals = self._step(batch, steps)
                 if self._ended_after(signals, steps):
                     break
+        self._pulse.writes(self.progress.step, self._bytes())  # the weights, by whoever calls
         return self.progress
 
     def best_weights(self) -> dict[str, torch.Tensor]:
@@ -187,6 +191,7 @@ class Loop:
         self._loss += signals[LOSS]
         self._loss_rows += batch.global_rows
         self._tell(steps)
+        self._pulse.beat(progress.step)
         return signals
 
     def _wishes(self) -> list[float]:
@@ -230,7 +235,9 @@ class Loop:
         started = time.monotonic()
         progress, plan = self.progress, self.plan
         epoch = progress.step / steps
-        values = validate(self.task, self.valid, self.ranks)
+        values = validate(
+            self.task, self.valid, self.ranks, each_batch=lambda: self._pulse.beat(progress.step)
+        )
         if self.ranks.rank == 0:
             for name, value in values.items():
                 point = Scalar(name=name, value=value, split="valid", step=progress.step,
@@ -260,9 +267,14 @@ class Loop:
         rest = {f"optimizer/{name}": t for name, t in self.task.optimizer_state().items()}
         return {**weights, **rest, **{f"best/{name}": t for name, t in self.best.items()}}
 
+    def _bytes(self) -> int:
+        """Size of a checkpoint of this rank."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._state().values())
+
     def _save(self) -> None:
         """Write a checkpoint, each rank what it alone has; all learn whether it is whole."""
         started = time.monotonic()
+        self._pulse.writes(self.progress.step, self._bytes())
         self._count_seconds()
         path = checkpoint.save(
             self.folder, self.progress.step, self._state(), asdict(self.progress), self.ranks,

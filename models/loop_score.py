@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -28,12 +28,16 @@ class Scorer(Protocol):
 
 
 def validate(
-    task: Scorer, rows: Rows, ranks: Ranks, exact_rows: int = EXACT_ROWS
-) -> dict[str, float]:
+    task: Scorer, rows: Rows, ranks: Ranks, exact_rows: int = EXACT_ROWS,
+    each_batch: Callable[[], None] = lambda: None,
+) -> dict[str, float]:  # fmt: skip
     """auc and logloss of all rows, the same numbers on every rank."""
     if rows.rows > exact_rows:
-        return _by_histogram(task, rows, ranks)
-    parts = list(scored(task, rows, ranks))
+        return _by_histogram(task, rows, ranks, each_batch)
+    parts = []
+    for part in scored(task, rows, ranks):
+        each_batch()
+        parts.append(part)
     labels = torch.from_numpy(np.concatenate([np.empty(0, np.uint8), *(p[0] for p in parts)]))
     logits = torch.from_numpy(np.concatenate([np.empty(0, np.float32), *(p[1] for p in parts)]))
     labels, logits = ranks.gather_rows(labels), ranks.gather_rows(logits)
@@ -59,10 +63,13 @@ def scored(
             yield task.labels(columns).numpy(), logits
 
 
-def _by_histogram(task: Scorer, rows: Rows, ranks: Ranks) -> dict[str, float]:
+def _by_histogram(
+    task: Scorer, rows: Rows, ranks: Ranks, each_batch: Callable[[], None]
+) -> dict[str, float]:
     histogram = ScoreHistogram()
     total = torch.zeros(1, dtype=torch.float64)
     for labels, logits in scored(task, rows, ranks):
+        each_batch()
         histogram.add(labels, logits)
         total += logloss(labels, logits) * len(labels)
     counts = torch.from_numpy(histogram.counts)

@@ -78,6 +78,20 @@ class Problem(Message):
     why: str = ""
     todo: str = ""
     bad_input: bool = False
+    lost_contact: bool = False  # only that other ranks are gone: the cause lies with them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat(Message):
+    """This rank is at work at `step`; a step takes it about `step_s` (0: not known).
+
+    It may be silent for `quiet_s` now, because it writes or waits for one that does.
+    """
+
+    kind: ClassVar[str] = "beat"
+    step: int
+    step_s: float = 0.0
+    quiet_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +119,7 @@ class Done(Message):
 
 
 KINDS: dict[str, type[Message]] = {
-    cls.kind: cls for cls in (Progress, Scalar, Workload, Note, Problem, Saved, Result, Done)
+    cls.kind: cls for cls in (Progress, Scalar, Workload, Note, Problem, Beat, Saved, Result, Done)
 }
 
 

@@ -1,11 +1,14 @@
 """How every worker starts and ends: read spec.json, obey SIGTERM, end with a message.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 4 stopped on request (resumable).
+On SIGUSR2 it writes where each of its threads is to `rank-NNNN.stack` beside its messages.
 Standard library only.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
 import os
 import signal
@@ -16,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from models.messages import Done, Messenger, Problem, Result, from_environment
+from models.messages import FOLDER_VARIABLE, Done, Messenger, Problem, Result, from_environment
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 4
 
@@ -35,6 +38,10 @@ class WorkFailed(Exception):
     def __init__(self, what: str, why: str = "", todo: str = "") -> None:
         super().__init__(what)
         self.what, self.why, self.todo = what, why, todo
+
+
+class ContactLost(WorkFailed):
+    """Other ranks are gone; why, this one does not know."""
 
 
 class Stopped(Exception):
@@ -77,12 +84,23 @@ def read_spec(argv: list[str]) -> dict[str, Any]:
     return spec
 
 
+def show_stack_on_request(rank: int) -> None:
+    """Let SIGUSR2 write the stacks of all threads, whatever hangs; into the log by hand."""
+    target = sys.__stderr__
+    with contextlib.suppress(KeyError, OSError):  # no folder: started by hand; a full disk
+        place = Path(os.environ[FOLDER_VARIABLE], f"rank-{rank:04d}.stack")
+        target = open(place, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the worker
+    if target is not None:
+        faulthandler.register(signal.SIGUSR2, file=target, all_threads=True)
+
+
 def run(work: Work, argv: list[str] | None = None) -> int:
     """Run one worker to its end and return its exit code."""
     rank = int(os.environ.get("PMI_RANK", os.environ.get("RANK", "0")))
     messenger = from_environment(rank)
     stop = StopFlag()
     stop.install()
+    show_stack_on_request(rank)
     try:
         values = work(read_spec(argv or sys.argv), messenger, stop)
     except Stopped:
@@ -93,7 +111,12 @@ def run(work: Work, argv: list[str] | None = None) -> int:
         )
         return BAD_INPUT
     except WorkFailed as problem:
-        messenger.send(Problem(what=problem.what, why=problem.why, todo=problem.todo))
+        messenger.send(
+            Problem(
+                what=problem.what, why=problem.why, todo=problem.todo,
+                lost_contact=isinstance(problem, ContactLost),
+            )
+        )  # fmt: skip
         return FAILED
     except BaseException as error:  # noqa: BLE001 - the border: nothing may leave without a message
         traceback.print_exc()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiok_tui.output import duration, headline, progress_text
+from aiok_tui.output import awaited_text, duration, headline, progress_text
 from aiok_tui.widgets.chart import Series
 from aiok_tui.widgets.glyphs import bar, state_cell
 from aiok_tui.widgets.linetable import Row
@@ -77,6 +77,8 @@ def step_lines(view: RunView, now: float, width: int) -> list[list[Cell]]:
 def headline_lines(view: RunView, width: int) -> list[list[Cell]]:
     """The result of a finished run, why it failed, or what a live one reaches of the machine."""
     state = view.state
+    if state.awaited is not None and state.status.is_live:
+        return wrap(awaited_text(state.awaited), width, "warn")[:5]
     if state.status.is_live and state.current is not None:
         beside = roofline(state, state.current)
         return wrap(beside.line, width, "accent") if beside is not None else []

@@ -12,6 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
 
 from aiok_tui.actions import RUN, bindings, hints
+from aiok_tui.output import loss_text
 from aiok_tui.screens import parts
 from aiok_tui.screens.base import RunActions, Turn
 from aiok_tui.widgets.chart import LineChart
@@ -367,6 +368,8 @@ def _notes(state: RunState, step: StepState, width: int, now: float) -> list[lis
         lines += wrap(beside.verdict, width, "dim")
     if step.problem is not None and step.problem.log:
         lines += wrap(f"log  {step.problem.log}", width, "plain", "     ")
+    for loss in [one for one in state.losses if one.step == step.id][-2:]:
+        lines += wrap(f"{loss.what}; {loss_text(loss)}", width, "warn", "  ")
     for level, text in step.notes[-8:]:
         lines += wrap(text, width, "warn" if level == "warning" else "dim", "  ")
     return lines

@@ -171,6 +171,7 @@ def run_step_worker(
                 env=env,
                 ranks=max(1, ranks),
                 grace_s=float(context.value("faults.grace_s")),
+                hang_s=float(context.value("faults.hang_s")),
             ),
             listener,
             context.stop_level,

@@ -42,11 +42,11 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
             seconds[name] = round(time.monotonic() - begun, 1)
     result: dict[str, Any] = {"installed": seconds, "environments": list(context.plan.environments)}
     if context.cluster != LOCAL:
-        result["hosts"] = _hosts(context, step)
+        result["hosts"] = make_hosts_ready(context, step)
     return result
 
 
-def _hosts(context: Context, step: Step) -> dict[str, int]:
+def make_hosts_ready(context: Context, step: Step) -> dict[str, int]:
     """Complete the hosts of the cluster; how much was changed on each."""
     needed = {s.environment for s in context.plan.steps if s.host == context.cluster}
     last: dict[str, float] = {}

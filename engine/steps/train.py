@@ -1,4 +1,4 @@
-"""Train under mpirun, from the last checkpoint if there is one."""
+"""Train under mpirun, from the last checkpoint if there is one, as the fault policy says."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.plan import Step
+from engine.recovery import with_policy
 from engine.steps.context import Context, run_step_worker
 from engine.steps.train_over_hosts import train_over_hosts
+from engine.store import empty_folder
 from engine.work import jobs_folder
 from hosts import mpi
 from hosts.inventory import LOCAL
@@ -15,9 +17,19 @@ from hosts.inventory import LOCAL
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Train the model; checkpoints lie in the run folder and survive anything but `clean`."""
-    ranks = int(step.settings["ranks"])
     checkpoints = context.folder.path / "checkpoints" / step.id
     checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def attempt() -> dict[str, Any]:
+        empty_folder(output)  # of what a lost attempt has left
+        return _train(context, step, checkpoints, output)
+
+    return with_policy(context, step, attempt)
+
+
+def _train(context: Context, step: Step, checkpoints: Path, output: Path) -> dict[str, Any]:
+    """One attempt."""
+    ranks = int(step.settings["ranks"])
     if context.cluster != LOCAL:
         return train_over_hosts(context, step, _spec(context, step, ranks), checkpoints, output)
     meeting = jobs_folder() / f"{context.folder.id}.{step.id}.{context.attempt}.rendezvous"

@@ -132,6 +132,7 @@ class ClusterTraining:
             job=self.job, code=self.context.code.name, argv=argv, env=env,
             ranks=sum(host.layout.ranks for host in layouts),
             grace_s=float(self.context.value("faults.grace_s")),
+            hang_s=float(self.context.value("faults.hang_s")),
             hosts=[host.host for host in layouts for _ in range(host.layout.ranks)],
         )  # fmt: skip
         try:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -28,6 +28,7 @@ from tests.testbed import Testbeds
 # The time limit is for a test with the fixture: torch goes to three hosts first.
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
+Told = TypeVar("Told", bound=ev.Event)
 HOSTS = ("h1", "h2", "h3")
 GRACE_S = 5.0
 NOTICE_S = 15.0
@@ -247,6 +248,153 @@ def test_a_cut_shorter_than_the_grace_is_survived(
     assert state.status is RunStatus.DONE, state.problem
     assert state.attempt == 1
     assert abs(auc_of(lab.home, run) - lab.auc) <= 0.002
+
+
+def struck_run(lab: Lab, strike: Callable[[], object], *settings: str) -> str:
+    """A run that trains anew and is struck after its first checkpoint."""
+    lab.forget_training()
+    words = [word for setting in settings for word in ("--set", setting)]
+    started = lab.home.aiok("run", *RUN, *words, "--detach")
+    assert started.returncode == 0, started.stderr
+    run = started.stdout.split()[0]
+    wait_for(run, lambda event: isinstance(event, ev.CheckpointSaved), 80)
+    strike()
+    return run
+
+
+def ended_well(lab: Lab, run: str, attempts: int) -> list[ev.Event]:
+    """The events of a run that ends by itself with the same model and leaves nothing."""
+    state = api.wait_for_end(run, 150)
+    assert state.status is RunStatus.DONE, state.problem
+    assert state.attempt == attempts
+    assert abs(auc_of(lab.home, run) - lab.auc) <= 0.002
+    wait_until_bare(lab, run)
+    return api.events_since(run, 0)[0]
+
+
+def one(events: list[ev.Event], kind: type[Told]) -> Told:
+    """The only event of its kind."""
+    (found,) = [event for event in events if isinstance(event, kind)]
+    return found
+
+
+def test_wait_goes_on_when_the_crashed_host_is_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    struck: list[float] = []
+
+    def strike() -> None:
+        struck.append(time.time())
+        lab.testbed.crash("h2")
+
+    run = struck_run(lab, strike, "faults.policy=wait")
+    wait_for(run, lambda event: isinstance(event, ev.HostsAwaited), 40)
+    assert api.state(run).status is RunStatus.WAITING
+    assert "waiting" in lab.home.aiok("runs").stdout
+    assert "waits for h2: h2: " in lab.home.aiok("show", run).stdout
+    lab.testbed.boot("h2")
+    events = ended_well(lab, run, attempts=2)
+    lost = one(events, ev.WorkLost)
+    assert (lost.hosts, lost.policy, lost.restart) == (["h2"], "wait", 1)
+    assert "h2" in lost.what
+    told = [event.t for event in events if isinstance(event, ev.HostSilent | ev.WorkLost)]
+    assert min(told) - struck[0] <= NOTICE_S + GRACE_S
+    assert one(events, ev.WorkRestarted).without == []
+
+
+def test_shrink_goes_on_without_the_crashed_head(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    run = struck_run(lab, lambda: lab.testbed.crash("h1"), "faults.policy=shrink")
+    try:
+        state = api.wait_for_end(run, 150)
+    finally:
+        lab.testbed.boot("h1")
+    assert state.status is RunStatus.DONE, state.problem
+    events = ended_well(lab, run, attempts=2)
+    assert one(events, ev.WorkLost).hosts == ["h1"]
+    assert one(events, ev.WorkRestarted).without == ["h1"]
+
+
+def test_a_waiting_run_can_be_stopped(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    run = struck_run(lab, lambda: lab.testbed.cut("h3"), "faults.policy=wait")
+    try:
+        wait_for(run, lambda event: isinstance(event, ev.HostsAwaited), 60)
+        assert lab.home.aiok("stop", run).returncode == 0
+        state = api.wait_for_end(run, 30)
+    finally:
+        lab.testbed.heal("h3")
+    assert state.status is RunStatus.STOPPED
+    assert state.awaited is None
+    wait_until_bare(lab, run)
+
+
+def stop_rank(lab: Lab, host: str) -> None:
+    found = lab.testbed.processes(host)
+    rank = next(p for p in found if "-m models.train" in p.command)
+    os.kill(rank.pid, signal.SIGSTOP)
+
+
+def test_a_stopped_rank_is_named_and_started_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    run = struck_run(
+        lab, lambda: stop_rank(lab, "h3"), "faults.policy=wait", "faults.hang_s=8"
+    )  # fmt: skip
+    lost = one(ended_well(lab, run, attempts=2), ev.WorkLost)
+    assert lost.what.startswith("rank 2 on h3 hangs: no progress for")
+    assert "state T in /proc" in lost.why
+    assert lost.hosts == []
+    log = Path(lost.log).read_text()
+    assert log.count("models/dist.py") >= 2  # where ranks 0 and 1 waited for it
+
+
+def test_a_rank_that_hangs_is_named_with_its_stack(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own copy of the code is changed so that it sleeps in the middle of the training."""
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    code = f"/home/{lab.testbed.layout.user}/.local/share/aiok/code"
+    found = lab.testbed.run_as_root("h2", ["find", code, "-name", "pulse.py"]).stdout.split()
+    sleep = r"s/^    def beat(.*/&\n        if step > 300: time.sleep(1000)/"
+    for path in found:
+        lab.testbed.run_as_root("h2", ["cp", "-p", path, f"{path}.kept"])
+    try:
+        lab.testbed.run_as_root("h2", ["sed", "-i", sleep, *found])
+        lab.forget_training()
+        done = lab.home.aiok("run", *RUN, "--set", "faults.hang_s=8")
+    finally:
+        for path in found:
+            lab.testbed.run_as_root("h2", ["mv", f"{path}.kept", path])
+    assert done.returncode == 4, done.stderr
+    assert "rank 1 on h2 hangs: no progress for" in done.stderr
+    assert "it was at models/pulse.py:" in done.stderr
+    run = next(line.split()[1] for line in done.stderr.splitlines() if line.startswith("run "))
+    problem = api.state(run).problem
+    assert problem is not None
+    assert "models/loop.py" in Path(problem.log).read_text()
+    wait_until_bare(lab, run)
+
+
+def test_a_key_that_is_revoked_ends_no_run_but_refuses_the_next(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    keys = f"/home/{lab.testbed.layout.user}/.ssh/authorized_keys"
+    try:
+        run = struck_run(
+            lab, lambda: lab.testbed.run_as_root("h2", ["mv", keys, f"{keys}.revoked"])
+        )
+        ended_well(lab, run, attempts=1)
+        lab.forget_training()
+        refused = lab.home.aiok("run", *RUN)
+        assert refused.returncode == 3
+        assert "h2: " in refused.stderr
+        assert "key" in refused.stderr
+    finally:
+        lab.testbed.run_as_root("h2", ["mv", f"{keys}.revoked", keys])
 
 
 def test_hosts_are_bare_again(lab: Lab, tmp_path: Path) -> None:

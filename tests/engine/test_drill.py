@@ -1,0 +1,125 @@
+"""The drill's judgement: a promise counts as kept only when all that was promised was seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine import drill
+from engine import events as ev
+from engine.drill import FAULTS, Fault, Trial, Verdict
+from engine.errors import InputError
+from engine.sandbox import Sandbox
+from engine.state import RunState, RunStatus, fold
+from tests.engine.test_recovery import loss_at
+
+FAULT = next(fault for fault in FAULTS if fault.name == "worker host crashed")
+STEPS = [{"id": name, "kind": name, "title": name} for name in ("train", "evaluate")]
+
+
+def journal(auc: float = 0.7, noticed: float = 1.0, what: str = "h2 was lost") -> list[ev.Event]:
+    """A run that loses h2 after 100 s, waits, and goes on to its end."""
+    return [
+        ev.RunCreated(t=0, run="tiny-2", recipe="tiny", steps=STEPS),
+        ev.RunStarted(t=0, pid=1, attempt=1),
+        *(loss_at(step) for step in (97, 98, 99)),
+        ev.CheckpointSaved(t=99, step="train", step_count=98),
+        ev.WorkLost(t=100 + noticed, step="train", what=what, policy="wait", restart=1,
+                    restarts=3, hosts=["h2"], steps_lost=1),
+        ev.WorkRestarted(t=110, step="train", attempt=2),
+        ev.StepFinished(t=120, step="evaluate", identity="e", seconds=1, result={"auc": auc}),
+        ev.RunEnded(t=121, status="done", exit_code=0),
+    ]  # fmt: skip
+
+
+def judged(
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault = FAULT,
+    policy: str = "wait",
+    events: list[ev.Event] | None = None,
+    left: tuple[str, ...] = (),
+    ended: RunStatus | None = None,
+) -> Verdict:
+    told = journal() if events is None else events
+    monkeypatch.setattr(Trial, "events", lambda _self: told)
+    trial = Trial(Sandbox(Path("nowhere"), None), policy, run="tiny-2", struck=100)
+    final = fold(told)
+    early = replace(final, status=ended) if ended else final
+    return drill._judge(fault, trial, early, final, left, 0.7, 21.0)
+
+
+def test_all_seen_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = judged(monkeypatch)
+    assert verdict.broken == []
+    assert verdict.notice_s == pytest.approx(1.0)
+    assert (verdict.notice_limit_s, verdict.end, verdict.orphans) == (20.0, "done", 0)
+    assert (verdict.lost_steps, verdict.lost_s) == (1, 1.0)
+    assert verdict.observation == "h2 was lost; ended done, attempt 2"
+
+
+@pytest.mark.parametrize(
+    ("events", "broken"),
+    [
+        (journal(auc=0.7021), "AUC differs by 0.0021"),
+        (journal(noticed=20.5), "noticed after 20.5 s"),
+        (journal(what="a host was lost"), "'h2' was not told"),
+        ([e for e in journal() if not isinstance(e, ev.CheckpointSaved)], ""),
+        ([e for e in journal() if not isinstance(e, ev.WorkLost)], "nothing was told"),
+    ],
+)
+def test_each_broken_promise_is_named(
+    events: list[ev.Event], broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = judged(monkeypatch, events=events).broken
+    assert (broken in found) if broken else not found
+
+
+def test_orphans_and_a_wrong_end_break_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = judged(monkeypatch, left=("h1: python -m models.train",))
+    assert verdict.broken == ["left: h1: python -m models.train"]
+    assert verdict.orphans == 1
+    assert not verdict.kept
+    stopped = judged(monkeypatch, ended=RunStatus.STOPPED)
+    assert stopped.broken == ["ended stopped, not done: "]
+    assert judged(monkeypatch, policy="stop", ended=RunStatus.STOPPED).broken == []
+
+
+def test_work_lost_beyond_a_checkpoint_interval_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = journal()
+    events[2:5] = [loss_at(step) for step in (80, 98, 99)]
+    events[5] = ev.CheckpointSaved(t=99, step="train", step_count=80)
+    assert judged(monkeypatch, events=events).broken == ["19.0 s of work lost"]
+
+
+def test_a_false_alarm_breaks_the_promise_of_a_slow_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = next(fault for fault in FAULTS if fault.name == "slow link")
+    assert judged(monkeypatch, slow, "stop").broken == ["work was lost"]
+
+
+def test_faults_are_chosen_by_name() -> None:
+    assert drill.chosen([]) == list(FAULTS)
+    assert [fault.name for fault in drill.chosen(["link cut", "rank killed"])] == [
+        "rank killed",
+        "link cut",
+    ]
+    with pytest.raises(InputError, match="there is no fault 'link cat'") as caught:
+        drill.chosen(["link cat"])
+    assert "link cut" in caught.value.todo
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+def test_faults_of_hosts_need_hosts() -> None:
+    with pytest.raises(InputError, match="need root"):
+        next(drill.drill(["link cut"], on_hosts=False))
+
+
+def test_a_run_that_is_not_there_any_more_has_no_auc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trial, "events", lambda _self: [])
+    trial = Trial(Sandbox(Path("nowhere"), None), "stop", run="tiny-2", struck=100)
+    lost = RunState(status=RunStatus.LOST)
+    verdict = drill._judge(FAULT, trial, lost, lost, (), 0.7, 21.0)
+    assert verdict.drift is None
+    assert "resume ended lost: " in verdict.broken
+    assert "noticed after 21.0 s" in verdict.broken

@@ -1,0 +1,236 @@
+"""The fault policies: what is tried again, on which hosts, how often, and what is told of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import clusters, recovery
+from engine import events as ev
+from engine.clusters import Inventory, local_site
+from engine.errors import (
+    AiokError,
+    ExitCode,
+    HostError,
+    HostLost,
+    RunStopped,
+    StepFailed,
+    WorkerLost,
+)
+from engine.plan import Plan, PlannedValue, Step
+from engine.recovery import with_policy
+from engine.state import RunState, RunStatus, fold
+from engine.steps.context import Context
+from engine.store import EventLog, RunFolder, read_events
+from hosts import agent
+from hosts.site import Site
+from hosts.transport import HostProblem
+
+STEP = Step(id="train", kind="train", title="train")
+LOSS = HostLost("h2 was lost", why="silent", todo="aiok resume RUN", log="/the/log")
+
+
+class Lab:
+    """A run on a cluster of three hosts that are only said to be there.
+
+    `absent` holds, for each look in turn, who does not answer; the last one stays.
+    """
+
+    def __init__(self, folder: Path, policy: str, restarts: int, cluster: str = "lab") -> None:
+        self.absent: list[set[str]] = [set()]
+        self.stop = 0
+        self.made_ready = 0
+        self.folder = RunFolder(folder)
+        folder.mkdir()
+        values = {"cluster": cluster, "faults.policy": policy, "faults.restarts": restarts}
+        facts = agent.probe(str(folder))
+        self.context = Context(
+            folder=self.folder, log=EventLog(self.folder.events), attempt=1, site=local_site(),
+            code=folder, stop_level=lambda: self.stop,
+            plan=Plan(
+                recipe="tiny", model="dlrm", steps=(STEP,), environments=(),
+                values=tuple(PlannedValue(key=k, value=v, origin="") for k, v in values.items()),
+                facts={"localhost": facts, "h1": facts, "h2": facts, "h3": facts},
+            ),
+        )  # fmt: skip
+
+    def reach(
+        self, wanted: Sequence[Any], _known: Inventory
+    ) -> tuple[list[Site], list[HostProblem]]:
+        now = self.absent.pop(0) if len(self.absent) > 1 else self.absent[0]
+        gone = [entry.name for entry in wanted if entry.name in now]
+        return [], [HostProblem(name, "no answer") for name in gone]
+
+    def ready(self, _context: Context, _step: Step) -> None:
+        self.made_ready += 1
+
+    def events(self) -> list[ev.Event]:
+        return read_events(self.folder.events, 0)[0]
+
+    def told(self, cls: type[ev.Event]) -> list[Any]:
+        return [event for event in self.events() if isinstance(event, cls)]
+
+
+Labs = Callable[..., Lab]
+
+
+@pytest.fixture
+def labs(aiok_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Labs]:
+    hosts = {name: {"address": f"10.0.0.{i}"} for i, name in enumerate(("h1", "h2", "h3"), 1)}
+    data = {"hosts": hosts, "clusters": {"lab": {"hosts": list(hosts)}}}
+    clusters.write_inventory(Inventory.model_validate(data))
+
+    made: list[Lab] = []
+
+    def make(policy: str, restarts: int = 3, cluster: str = "lab") -> Lab:
+        lab = Lab(tmp_path / "run-1", policy, restarts, cluster)
+        made.append(lab)
+        monkeypatch.setattr(clusters, "reach", lab.reach)
+        monkeypatch.setattr(recovery.provision, "make_hosts_ready", lab.ready)
+        monkeypatch.setattr(recovery, "LOOK_S", 0.1)
+        return lab
+
+    yield make
+    for lab in made:
+        lab.context.log.close()
+
+
+def failing(times: int, loss: AiokError = LOSS) -> Callable[[], dict[str, Any]]:
+    """Work that is lost so often, then ends well and says how often it was begun."""
+    begun = 0
+
+    def work() -> dict[str, Any]:
+        nonlocal begun
+        begun += 1
+        if begun <= times:
+            raise loss
+        return {"begun": begun}
+
+    return work
+
+
+def test_stop_passes_a_loss_on_and_tells_nothing(labs: Labs) -> None:
+    lab = labs("stop")
+    with pytest.raises(HostLost, match="h2 was lost"):
+        with_policy(lab.context, STEP, failing(1))
+    assert lab.events() == []
+
+
+def test_wait_goes_on_when_the_host_is_back(labs: Labs) -> None:
+    lab = labs("wait")
+    lab.absent = [{"h2"}, {"h2"}, {"h2"}, set()]
+    assert with_policy(lab.context, STEP, failing(1)) == {"begun": 2}
+    assert lab.made_ready == 1
+    (lost,) = lab.told(ev.WorkLost)
+    assert (lost.hosts, lost.policy, lost.restart, lost.restarts) == (["h2"], "wait", 1, 3)
+    assert (lost.what, lost.log) == ("h2 was lost", "/the/log")
+    (awaited,) = lab.told(ev.HostsAwaited)  # once, as long as nothing changes
+    assert (awaited.hosts, awaited.why) == (["h2"], "h2: no answer")
+    (again,) = lab.told(ev.WorkRestarted)
+    assert (again.attempt, again.without) == (2, [])
+    assert list(lab.context.cluster_hosts()) == ["h1", "h2", "h3"]
+    waiting = fold(lab.events()[:2])
+    assert waiting.status is RunStatus.WAITING
+    assert waiting.status.is_live
+    after = fold(lab.events())
+    assert (after.status, after.attempt, after.awaited) == (RunStatus.RUNNING, 2, None)
+
+
+def test_shrink_goes_on_without_the_host(labs: Labs) -> None:
+    lab = labs("shrink")
+    lab.absent = [{"h2"}]
+    assert with_policy(lab.context, STEP, failing(1)) == {"begun": 2}
+    assert list(lab.context.cluster_hosts()) == ["h1", "h3"]
+    assert lab.told(ev.HostsAwaited) == []
+    assert lab.told(ev.WorkRestarted)[0].without == ["h2"]
+
+
+def test_shrink_ends_when_no_host_is_left(labs: Labs) -> None:
+    lab = labs("shrink")
+    lab.absent = [{"h1", "h2", "h3"}]
+    with pytest.raises(HostLost) as caught:
+        with_policy(lab.context, STEP, failing(1))
+    assert caught.value.todo == "no host is left; aiok resume RUN"
+    assert caught.value.exit_code is ExitCode.STOPPED
+
+
+@pytest.mark.parametrize("policy", ["wait", "shrink"])
+def test_a_rank_that_is_lost_while_its_host_answers_starts_again_there(
+    labs: Labs, policy: str
+) -> None:
+    lab = labs(policy)
+    assert with_policy(lab.context, STEP, failing(2)) == {"begun": 3}
+    assert lab.context.attempt == 3
+    assert [lost.hosts for lost in lab.told(ev.WorkLost)] == [[], []]
+    assert list(lab.context.cluster_hosts()) == ["h1", "h2", "h3"]
+
+
+def test_restarts_are_limited_and_the_run_ends_resumable(labs: Labs) -> None:
+    lab = labs("wait", restarts=2)
+    with pytest.raises(HostLost, match="h2 was lost") as caught:
+        with_policy(lab.context, STEP, failing(9))
+    assert "the 2 restarts (faults.restarts) are used up" in caught.value.todo
+    assert [lost.restart for lost in lab.told(ev.WorkLost)] == [1, 2]
+
+
+def test_a_killed_worker_on_this_machine_starts_again_and_ends_stopped(labs: Labs) -> None:
+    lab = labs("shrink", restarts=1, cluster="localhost")
+    killed = WorkerLost("rank 1 on localhost ended without a word")
+    with pytest.raises(HostLost, match="rank 1 on localhost") as caught:
+        with_policy(lab.context, STEP, failing(2, killed))
+    assert caught.value.todo == (
+        "the 1 restarts (faults.restarts) are used up; then: aiok resume RUN"
+    )
+    assert lab.context.attempt == 2
+    assert lab.made_ready == 0
+
+
+def test_stop_is_obeyed_while_it_waits(labs: Labs) -> None:
+    lab = labs("wait")
+    lab.absent = [{"h2"}]
+    begun = time.monotonic()
+    levels = iter([0] * 5 + [1] * 1000)
+    lab.context.stop_level = lambda: next(levels)
+    with pytest.raises(RunStopped, match="stopped on request"):
+        with_policy(lab.context, STEP, failing(1))
+    assert time.monotonic() - begun < 5
+    assert lab.told(ev.WorkRestarted) == []
+
+
+@pytest.mark.parametrize(
+    "told", [StepFailed("the disk of h2 is full"), HostError("h2: no Python 3.11")]
+)
+def test_what_a_host_says_is_no_loss(labs: Labs, told: AiokError) -> None:
+    lab = labs("wait")
+    with pytest.raises(type(told)):
+        with_policy(lab.context, STEP, failing(1, told))
+    assert lab.events() == []
+
+
+def test_a_host_that_is_away_at_the_start_is_waited_for(labs: Labs) -> None:
+    lab = labs("wait")
+    lab.absent = [{"h3"}, set()]
+    assert with_policy(lab.context, STEP, failing(1, HostError("h3: no answer"))) == {"begun": 2}
+    assert lab.told(ev.HostsAwaited)[0].hosts == ["h3"]
+
+
+def loss_at(step: int) -> ev.Measured:
+    return ev.Measured(
+        t=step, step="train", name="loss", value=0.5, split="train", rows=64 * step,
+        step_count=step,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("saved", "lost"), [(None, (40, 2560)), (25, (15, 960)), (40, (0, 0)), (41, (0, 0))]
+)
+def test_what_was_done_since_the_last_checkpoint(saved: int | None, lost: tuple[int, int]) -> None:
+    events: list[ev.Event] = [loss_at(step) for step in (10, 20, 40)]
+    if saved is not None:
+        events.append(ev.CheckpointSaved(t=50, step="train", step_count=saved))
+    assert fold(events).unsaved() == lost
+    assert RunState().unsaved() == (0, 0)
