@@ -25,6 +25,7 @@ from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, In
 from engine.host_jobs import Outcome, Progress
 from engine.host_jobs import down as hosts_down
 from engine.host_jobs import remove as remove_host
+from engine.monitor import Monitor
 from engine.new_host import add as add_host
 from engine.new_host import command_line as host_line
 from engine.new_host import meet as meet_host
@@ -62,12 +63,12 @@ from models.api import ModelSpec
 from models.settings import nearest
 
 __all__ = [
-    "Follower", "HostFacts", "HostReport", "Outcome", "Plan", "Question", "RunSummary", "add_host",
-    "check_answers", "check_hosts", "command_line", "events_since", "host_facts", "host_line",
-    "host_problems", "host_questions", "hosts_down", "hosts_up", "inventory", "load_draft",
-    "log_files", "meet_host", "models", "plan", "questions",
-    "rank_layout", "recipe_text", "remove_host", "report", "resume", "run_hosts", "run_path",
-    "runs", "save_draft", "save_recipe", "start", "state", "stop", "wizard_steps",
+    "Follower", "HostFacts", "HostReport", "Monitor", "Outcome", "Plan", "Question", "RunSummary",
+    "add_host", "check_answers", "check_hosts", "command_line", "events_since", "host_facts",
+    "host_line", "host_problems", "host_questions", "hosts_down", "hosts_up", "inventory",
+    "load_draft", "log_files", "meet_host", "models", "plan", "questions", "rank_layout",
+    "recipe_text", "remove_host", "report", "resume", "run_hosts", "run_path", "runs",
+    "save_draft", "save_recipe", "start", "state", "stop", "wizard_steps",
 ]  # fmt: skip
 
 

@@ -41,6 +41,18 @@ class RunCreated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepEstimated(Event):
+    """What a step was expected to take when the run was planned; see engine.plan.Estimate."""
+
+    kind: ClassVar[str] = "step_estimated"
+    step: str
+    minutes: float
+    memory_gib: float
+    disk_gib: float
+    network_gib: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
     """A run process took the run; `attempt` counts from 1, later ones are resumes."""
 
@@ -86,7 +98,8 @@ class StepReused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepFinished(Event):
-    """The step's output is whole and in its place."""
+    """The step's output is whole and in its place. `actual` holds what it took, by the names of
+    StepEstimated."""
 
     kind: ClassVar[str] = "step_finished"
     durable: ClassVar[bool] = True
@@ -94,6 +107,7 @@ class StepFinished(Event):
     identity: str
     seconds: float
     result: dict[str, Any] = field(default_factory=dict)
+    actual: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +223,7 @@ class RunEnded(Event):
 KINDS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        RunCreated, RunStarted, StopRequested, StepStarted, StepReused, StepFinished, StepFailed,
+        RunCreated, StepEstimated, RunStarted, StopRequested, StepStarted, StepReused, StepFinished, StepFailed,
         StepStopped, StepProgressed, Measured, WorkloadCounted, Noted, CheckpointSaved, HostSilent,
         RunEnded,
     )

@@ -241,9 +241,11 @@ class RunProcess:
             self._link(step)
         remove_tree(self.folder.path / "checkpoints" / step.id)
         remove_tree(self.context.work_folder(step))
+        seconds = round(time.monotonic() - begun, 3)
+        used = self.context.usage(step).actual(seconds, result, self.folder.artifacts(step.id))
         self.context.emit(
-            ev.StepFinished, step=step.id, identity=step.identity, result=result,
-            seconds=round(time.monotonic() - begun, 3),
+            ev.StepFinished, step=step.id, identity=step.identity, result=result, seconds=seconds,
+            actual=used,
         )  # fmt: skip
 
     def _link(self, step: Step) -> None:

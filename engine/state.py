@@ -73,6 +73,9 @@ class StepState:
     started: float | None = None
     ended: float | None = None
     seconds: float | None = None
+    starts: int = 0
+    estimate: dict[str, float] = field(default_factory=dict)  # by the names of plan.Estimate
+    actual: dict[str, float] = field(default_factory=dict)
     phase: str = ""
     phase_started: float | None = None
     phase_from: float = 0.0
@@ -154,6 +157,11 @@ def _step(state: RunState, step_id: str) -> StepState:
     return state.steps.setdefault(step_id, StepState(step_id, step_id, step_id))
 
 
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    """Those of a journal's values that are numbers: it may be damaged."""
+    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+
+
 @singledispatch
 def _apply(event: ev.Event, state: RunState) -> None:
     """Events that change nothing a front end draws."""
@@ -167,6 +175,14 @@ def _(event: ev.RunCreated, state: RunState) -> None:
         s["id"]: StepState(s["id"], s["kind"], s["title"], s.get("host", "localhost"))
         for s in event.steps
     }
+
+
+@_apply.register
+def _(event: ev.StepEstimated, state: RunState) -> None:
+    _step(state, event.step).estimate = {
+        "minutes": event.minutes, "memory_gib": event.memory_gib, "disk_gib": event.disk_gib,
+        "network_gib": event.network_gib,
+    }  # fmt: skip
 
 
 @_apply.register
@@ -190,6 +206,7 @@ def _(event: ev.StepStarted, state: RunState) -> None:
     step = _step(state, event.step)
     step.status, step.identity, step.host = StepStatus.RUNNING, event.identity, event.host
     step.started, step.ended, step.problem = event.t, None, None
+    step.starts += 1
     step.log, step.command = event.log, event.command
     step.phase, step.done, step.total, step.phase_started = "", 0.0, 0.0, None
 
@@ -206,6 +223,7 @@ def _(event: ev.StepFinished, state: RunState) -> None:
     step = _step(state, event.step)
     step.status, step.identity, step.result = StepStatus.DONE, event.identity, event.result
     step.ended, step.seconds = event.t, event.seconds
+    step.actual = _numbers(event.actual)
 
 
 @_apply.register

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine import events as ev
 from engine.environments import environment_folder
+from engine.estimates import Usage
 from engine.plan import Plan, Step
 from engine.store import EventLog, RunFolder, cache_folder
 from engine.work import Launch, Listener, LogFile, run_worker, write_spec
@@ -39,6 +40,11 @@ class Context:
     stop_level: Callable[[], int]
     without: tuple[str, ...] = ()  # hosts of the cluster that this attempt leaves out
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    usages: dict[str, Usage] = field(default_factory=dict)
+
+    def usage(self, step: Step) -> Usage:
+        """What a step takes, counted while it runs."""
+        return self.usages.setdefault(step.id, Usage())
 
     def emit(self, cls: type[ev.Event], **fields: Any) -> None:
         """Append an event, time-stamped now."""
@@ -101,6 +107,7 @@ class StepListener(Listener):
         self._log.close()
 
     def sample(self, host: str, sample: Mapping[str, Any]) -> None:
+        self._context.usage(self._step).sample(host, sample)
         path = self._context.folder.telemetry(host)
         with contextlib.suppress(OSError):  # a sample that is not kept ends no run
             path.parent.mkdir(exist_ok=True)

@@ -237,4 +237,5 @@ def train_over_hosts(
         training.clear()
         return result
     finally:
+        context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
         clusters.leave(sites)
