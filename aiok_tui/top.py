@@ -40,6 +40,7 @@ def _show_once(monitor: Monitor, as_json: bool) -> int:
     found = monitor.readings()
     while any(one.standing is Standing.CONNECTING for one in found) and time.monotonic() < end:
         time.sleep(0.1)
+        end += 0.1 * monitor.asking  # a person takes the time it takes
         found = monitor.readings()
     if as_json:
         _tell(found)
@@ -73,6 +74,9 @@ def _tell(found: Sequence[Reading]) -> None:
 def _draw_on(monitor: Monitor) -> None:
     drawn = 0
     while True:
+        while monitor.asking:  # the question stands below the table
+            drawn = 0
+            time.sleep(0.1)
         size = shutil.get_terminal_size((100, 24))
         found = monitor.readings()
         shown = [*lines(found), "", *(one.problem for one in found if one.problem)]

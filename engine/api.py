@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,7 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
         files=files,
         missing_gib=environments.missing(LocalTransport()),
         cluster=cluster_hosts(wanted.cluster),
+        shared=clusters.shared_folder(wanted.cluster) is not None,
     )
     return make_plan(job)
 
@@ -189,6 +190,7 @@ def cluster_hosts(name: str) -> tuple[ClusterHost, ...]:
         ClusterHost(
             name=report.host, slots=known.entry(report.host).slots, facts=report.facts,
             problems=[clusters.sentence(problem) for problem in report.problems],
+            missing_gib=environments.missing_there(report.placed.whole if report.placed else ()),
         )
         for report in reports
         if report.facts is not None
@@ -287,6 +289,8 @@ def start(
             t=time.time(), run=target.id, recipe=source.name, steps=steps, command=shlex.join(words)
         )
     )
+    for step in made.steps:
+        log.append(ev.StepEstimated(t=time.time(), step=step.id, **asdict(step.estimate)))
     log.close()
     _launch(target)
     return target.id

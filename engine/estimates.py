@@ -131,7 +131,7 @@ def record() -> dict[str, Any]:
                 }
     last = list(runs.values())[-KEPT_RUNS:]
     medians = {key: round(median(values), 3) for key in LEAST
-               if (values := [ratios[key] for ratios in last if key in ratios])}  # fmt: skip
+               if (values := [scored[key] for scored in last if key in scored])}  # fmt: skip
     return {"runs": len(last), "ratios": medians}
 
 

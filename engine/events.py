@@ -164,6 +164,36 @@ class Measured(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RanksPaced(Event):
+    """Seconds of a step of each rank lately: its own work, and waiting for the others."""
+
+    kind: ClassVar[str] = "ranks_paced"
+    step: str
+    hosts: list[str]
+    own_s: list[float]
+    wait_s: list[float]
+
+    def __post_init__(self) -> None:
+        """ValueError for lists of different lengths, or of anything but numbers."""
+        if not len(self.hosts) == len(self.own_s) == len(self.wait_s):
+            raise ValueError("a host, an own time and a waiting time for each rank")
+        if not all(isinstance(value, int | float) for value in (*self.own_s, *self.wait_s)):
+            raise ValueError("times are numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSlow(Event):
+    """The own work of a rank takes `ratio` times that of the others; 0: it keeps up again."""
+
+    kind: ClassVar[str] = "rank_slow"
+    durable: ClassVar[bool] = True
+    step: str
+    rank: int
+    host: str
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkloadCounted(Event):
     """The least that a row of the step's work costs; `precision` is that of its matmuls."""
 
@@ -223,9 +253,9 @@ class RunEnded(Event):
 KINDS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        RunCreated, StepEstimated, RunStarted, StopRequested, StepStarted, StepReused, StepFinished, StepFailed,
-        StepStopped, StepProgressed, Measured, WorkloadCounted, Noted, CheckpointSaved, HostSilent,
-        RunEnded,
+        RunCreated, StepEstimated, RunStarted, StopRequested, StepStarted, StepReused,
+        StepFinished, StepFailed, StepStopped, StepProgressed, Measured, RanksPaced, RankSlow,
+        WorkloadCounted, Noted, CheckpointSaved, HostSilent, RunEnded,
     )
 }  # fmt: skip
 
@@ -243,6 +273,7 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "dict[str, Any]": (dict,),
     "list[dict[str, str]]": (list,),
     "list[str]": (list,),
+    "list[float]": (list,),
 }
 
 

@@ -93,10 +93,8 @@ class _Followed:
         watch = HostWatch(self._transport, self._python)
         try:
             with self._slots:
-                samples = watch.samples()
-                first = next(samples)
-            self._keep(first)
-            for sample in samples:
+                watch.open()
+            for sample in watch.samples():
                 self._keep(sample)
                 if self._over.is_set():
                     return
@@ -130,7 +128,9 @@ class Monitor:
     """Follows hosts side by side. Every call may be made from any thread."""
 
     def __init__(self, password: Password | None = None) -> None:
-        self._password = TypedOnce(password) if password else None
+        self._ask = password
+        self._password = TypedOnce(self._asked) if password else None
+        self.asking = False  # a person is asked for a password just now
         self._slots = threading.Semaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._hosts: dict[str, _Followed] = {}
@@ -162,6 +162,14 @@ class Monitor:
         if entry is None:
             return LocalTransport()
         return clusters.transport_to(entry.name, known, self._password)
+
+    def _asked(self, entry: HostEntry) -> str | None:
+        assert self._ask is not None
+        self.asking = True
+        try:
+            return self._ask(entry)
+        finally:
+            self.asking = False
 
     def readings(self) -> list[Reading]:
         """What is known of each host now, in the order of the inventory."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import singledispatch
 from typing import Any
@@ -60,6 +60,17 @@ class Point:
     value: float
 
 
+@dataclass(frozen=True)
+class RankPace:
+    """One rank of a training: seconds of a step lately. `slow` 0: it keeps up, else how many times
+    as long as the others its own work takes."""
+
+    host: str
+    own_s: float
+    wait_s: float
+    slow: float = 0.0
+
+
 @dataclass
 class StepState:
     """One step of a run as the events tell it."""
@@ -86,6 +97,8 @@ class StepState:
     command: str = ""
     result: dict[str, Any] = field(default_factory=dict)
     workload: dict[str, Any] = field(default_factory=dict)  # what a row costs, while it runs
+    paces: list[RankPace] = field(default_factory=list)  # by rank
+    slow: dict[int, float] = field(default_factory=dict)  # rank -> ratio, of the slow ones
     notes: list[tuple[str, str]] = field(default_factory=list)  # (level, text)
     problem: ev.StepFailed | ev.StepStopped | None = None
 
@@ -209,6 +222,7 @@ def _(event: ev.StepStarted, state: RunState) -> None:
     step.starts += 1
     step.log, step.command = event.log, event.command
     step.phase, step.done, step.total, step.phase_started = "", 0.0, 0.0, None
+    step.paces, step.slow = [], {}
 
 
 @_apply.register
@@ -254,6 +268,28 @@ def _(event: ev.Measured, state: RunState) -> None:
     while curve and curve[-1].step >= event.step_count:
         curve.pop()
     curve.append(Point(event.t, event.rows, event.step_count, event.epoch, event.value))
+
+
+@_apply.register
+def _(event: ev.RanksPaced, state: RunState) -> None:
+    step = _step(state, event.step)
+    step.paces = [
+        RankPace(host, own, wait, step.slow.get(rank, 0.0)) for rank, (host, own, wait)
+        in enumerate(zip(event.hosts, event.own_s, event.wait_s, strict=True))
+    ]  # fmt: skip
+
+
+@_apply.register
+def _(event: ev.RankSlow, state: RunState) -> None:
+    step, who = _step(state, event.step), f"rank {event.rank} on {event.host}"
+    if event.ratio > 0:
+        step.slow[event.rank] = event.ratio
+        text = f"{who} is slow: its own work takes {event.ratio:.1f}x that of the other ranks"
+        step.notes.append(("warning", text))
+    else:
+        step.slow.pop(event.rank, None)
+        step.notes.append(("info", f"{who} keeps up again"))
+    step.paces = [replace(pace, slow=step.slow.get(r, 0.0)) for r, pace in enumerate(step.paces)]
 
 
 @_apply.register

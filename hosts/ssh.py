@@ -41,6 +41,7 @@ from hosts.login import (
 from hosts.transport import Channel, Completed, HostProblem, Transport
 
 KEEPALIVE_S = 2
+ANSWER_S = 60.0  # until a host has started a program
 DEAD_LINK_MS = 6000  # what was sent must be acknowledged within this time
 SERVER = Path(__file__).with_name("command_server.py")
 
@@ -74,6 +75,19 @@ class SshChannel(Channel):
                     self._rest = b""
                 return
             self._rest += data
+
+    def first_line(self, patience_s: float) -> bytes:
+        """The next line, b"" when there is none within the time."""
+        self._channel.settimeout(patience_s)
+        try:
+            return next(self.lines(), b"")
+        finally:
+            self._channel.settimeout(None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the command has ended, or the connection."""
+        return bool(self._channel.eof_received or self._channel.closed)
 
     def _receive(self) -> bytes:
         try:
@@ -345,10 +359,13 @@ class SshTransport(Transport):
         there = f"command -v -- {shlex.quote(argv[0])} >/dev/null && echo && "
         transport = self.connection()
         channel = self._open(there + _shell_line(argv, env or {}), transport)
-        if not next(channel.lines(), b""):
+        if not channel.first_line(ANSWER_S):
+            silent = not channel.is_over
             channel.close()
             if not transport.is_active():
                 raise _lost(self.host)
+            if silent:
+                raise HostProblem(self.host, f"no answer for {ANSWER_S:g} s")
             raise HostProblem(self.host, f"there is no program {argv[0]}")
         return channel
 

@@ -22,16 +22,17 @@ class HostWatch:
         self._transport, self._python = transport, python
         self._channel: Channel | None = None
 
-    def samples(self) -> Iterator[dict[str, Any]]:
-        """One sample a second (agent.Sampler.sample: percent, GiB, MiB/s), as long as it goes on.
+    def open(self) -> None:
+        """Connect and send the agent; HostProblem says why not."""
+        self._channel = self._transport.start(program.command(self._python, "watch"))
+        with contextlib.suppress(HostProblem):  # gone at once: it will have said nothing
+            self._channel.write(program.sent(AGENT))
 
-        HostProblem says why it could not begin, or that it ended.
-        """
-        host = self._transport.host
-        channel = self._transport.start(program.command(self._python, "watch"))
-        self._channel = channel
-        with contextlib.suppress(HostProblem):  # gone at once: it has said nothing
-            channel.write(program.sent(AGENT))
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """One sample a second (agent.Sampler.sample: percent, GiB, MiB/s), as long as it goes on;
+        then a HostProblem."""
+        host, channel = self._transport.host, self._channel
+        assert channel is not None, "open it first"
         said = False
         for line in channel.lines():
             said = True

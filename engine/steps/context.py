@@ -14,6 +14,7 @@ from typing import Any
 from engine import events as ev
 from engine.environments import environment_folder
 from engine.estimates import Usage
+from engine.pace import RankPaces
 from engine.plan import Plan, Step
 from engine.store import EventLog, RunFolder, cache_folder
 from engine.work import Launch, Listener, LogFile, run_worker, write_spec
@@ -25,6 +26,7 @@ from hosts.transport import clean
 from models import catalog, messages
 
 PROGRESS_S = 0.5
+PACE_S = 5.0
 
 
 @dataclass(kw_only=True)
@@ -93,6 +95,8 @@ class StepListener(Listener):
         self._log = LogFile(context.folder.logs(step.id) / "output.log")
         self._last_progress = 0.0
         self._silent_told: dict[str, float] = {}
+        self._paces, self._last_pace = RankPaces(), time.monotonic()
+        self.rank_hosts: Sequence[str] = ()  # by rank; all on this machine where it is empty
 
     def output(self, text: str) -> None:
         self._log.write(text)
@@ -136,6 +140,8 @@ class StepListener(Listener):
                 split=message.split, rows=message.rows, step_count=message.step,
                 epoch=message.epoch,
             )  # fmt: skip
+        elif isinstance(message, messages.Pace):
+            self._pace(message, rank)
         elif isinstance(message, messages.Workload) and rank == 0:
             emit(
                 ev.WorkloadCounted, step=step, flops_per_row=message.flops_per_row,
@@ -145,6 +151,24 @@ class StepListener(Listener):
             emit(ev.Noted, step=step, text=clean(message.text), level=message.level)
         elif isinstance(message, messages.Saved) and rank == 0:
             emit(ev.CheckpointSaved, step=step, step_count=message.step)
+
+    def _pace(self, message: messages.Pace, rank: int) -> None:
+        """All ranks now and then, a rank that becomes slow at once."""
+        emit, step, paces = self._context.emit, self._step.id, self._paces
+        paces.take(rank, message.steps, message.own_s, message.wait_s)
+        known = paces.lately()
+        if known and time.monotonic() - self._last_pace >= PACE_S:
+            self._last_pace = time.monotonic()
+            emit(
+                ev.RanksPaced, step=step, hosts=[self._host_of(r) for r in range(len(known))],
+                own_s=[round(own, 6) for own, _ in known],
+                wait_s=[round(wait, 6) for _, wait in known],
+            )  # fmt: skip
+        for slow, ratio in paces.changes().items():
+            emit(ev.RankSlow, step=step, rank=slow, host=self._host_of(slow), ratio=ratio)
+
+    def _host_of(self, rank: int) -> str:
+        return self.rank_hosts[rank] if rank < len(self.rank_hosts) else LOCAL
 
 
 # No .pyc is written into the shared copy of the code, and output is seen when it is said.

@@ -150,12 +150,13 @@ class ClusterTraining:
         self.head.transport.run(["mkdir", "-p", str(self.place / "output")])
         argv, env = self.command(layouts)
         listener = ClusterListener(self.context, self.step, sites, checkpoints)
+        listener.rank_hosts = [host.host for host in layouts for _ in range(host.layout.ranks)]
         listener.command(argv, env)
         launch = Launch(
             job=self.job, code=self.context.code.name, argv=argv, env=env,
             ranks=sum(host.layout.ranks for host in layouts),
             grace_s=float(self.context.value("faults.grace_s")),
-            hosts=[host.host for host in layouts for _ in range(host.layout.ranks)],
+            hosts=listener.rank_hosts,
         )  # fmt: skip
         try:
             return run_worker(

@@ -140,10 +140,12 @@ def test_this_machine_is_watched_where_there_are_no_hosts(
 
 def test_a_python_that_does_not_run_the_agent_is_named() -> None:
     watch = HostWatch(LocalTransport(), "/bin/true")
+    watch.open()
     with pytest.raises(HostProblem, match="/bin/true does not run the agent"):
         next(watch.samples())
     watch.close()
     watch = HostWatch(LocalTransport(), "/bin/echo")
+    watch.open()
     with pytest.raises(HostProblem, match="something else than the agent answers"):
         next(watch.samples())
     watch.close()
