@@ -12,6 +12,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from aiok_tui import measured
 from engine import api, estimates, strict_json
 from engine import events as ev
 from engine.errors import AiokError, ExitCode, InputError, system_problem
@@ -263,27 +264,6 @@ def progress_text(step: StepState, now: float) -> str:
     return f"{step.phase}{part}" + (f", {duration(left)} left" if left is not None else "")
 
 
-def pace_lines(step: StepState) -> list[str]:
-    """What a step takes each rank, of which it waits how long for the others."""
-    lines = []
-    for rank, pace in enumerate(step.paces):
-        slow = f"   SLOW: {pace.slow:.1f}x the others" if pace.slow else ""
-        own, wait = 1e3 * pace.own_s, 1e3 * pace.wait_s
-        lines.append(f"rank {rank} on {pace.host}: {own:.1f} ms a step, waits {wait:.1f}{slow}")
-    return lines
-
-
-def pace_summary(step: StepState) -> str:
-    """The step times of two or more ranks in a line, "" for fewer."""
-    if len(step.paces) < 2:
-        return ""
-    own = sorted(1e3 * pace.own_s for pace in step.paces)
-    said = f"{len(own)} ranks: {own[0]:.1f} to {own[-1]:.1f} ms a step"
-    slow = [f"rank {rank} on {pace.host} {pace.slow:.1f}x the others"
-            for rank, pace in enumerate(step.paces) if pace.slow]  # fmt: skip
-    return f"{said}; SLOW: {', '.join(slow)}" if slow else said
-
-
 def _after(text: str) -> str:
     return f": {text}" if text else ""
 
@@ -443,33 +423,16 @@ def print_state(state: RunState, as_json: bool, hosts: Sequence[str] = ()) -> No
             print(f"{step.id}: {'! ' if level == 'warning' else ''}{text}")
         if (beside := roofline(state, step)) is not None:
             print(f"{step.id}: {beside.text}")
-        for line in pace_lines(step):
+        for line in measured.pace_lines(step):
             print(f"{step.id}: {clean(line)}")
         _print_join_plan(step)
-    _print_estimates(state)
+    if rows := measured.estimate_rows(state):
+        print("\nestimated / taken")
+        print(table(rows, measured.ESTIMATE_HEAD))
+        print("\n".join(measured.estimate_words(state)))
     if state.problem:
         p = state.problem
         print(clean(str(AiokError(f"{p.step}: {p.what}", why=p.why, todo=p.todo, log=p.log))))
-
-
-def _print_estimates(state: RunState) -> None:
-    """What each step was expected to take, and what it took."""
-    steps = [step for step in state.steps.values() if step.actual]
-    if not steps:
-        return
-
-    def pair(step: StepState, key: str, form: str) -> str:
-        values = (step.estimate.get(key), step.actual.get(key))
-        return " / ".join("-" if value is None else form.format(value) for value in values)
-
-    print("\nestimated / taken")
-    print(table([[s.id, pair(s, "minutes", "{:.2f}"), pair(s, "memory_gib", "{:.2f}"),
-                  pair(s, "disk_gib", "{:.3f}"), pair(s, "network_gib", "{:.3f}")] for s in steps],
-                ["step", "minutes", "memory GiB", "disk GiB", "network GiB"]))  # fmt: skip
-    if said := estimates.sentence(estimates.score(state)):
-        print(f"this run: {said} (median of its steps)")
-    if said := estimates.record_sentence():
-        print(said)
 
 
 def _print_join_plan(step: StepState) -> None:

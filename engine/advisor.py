@@ -21,8 +21,8 @@ BYTES_PER_ROW = {"criteo": 240.0, "table": 100.0}
 GZIP_FACTOR = 3.5
 START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0, "ipex": 12.0}
 ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0}
-DISK_GIB = {"data": 0.24, "etl": 0.30, "train": 0.02}  # output of a step for a million rows
-CHECKPOINT_GIB = 0.05  # for a million rows: weights, the best ones, the optimizer's state
+DISK_GIB = {"data": 0.24, "etl": 0.16, "train": 0.02}  # output of a step for a million rows
+CHECKPOINT_GIB = 0.03  # for a million rows: weights, the best ones, the optimizer's state
 TABLE_MEMORY, TABLE_SHARE = "model.settings.table_memory_gib", 0.5
 MANY_CORES = 8  # above it a rank gets several cores
 

@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
 
 from aiok_tui.actions import RUN, bindings, hints
-from aiok_tui.output import pace_summary
+from aiok_tui.measured import pace_summary
 from aiok_tui.screens import parts
 from aiok_tui.screens.base import RunActions, Turn
 from aiok_tui.widgets.chart import LineChart
