@@ -13,6 +13,7 @@ from engine.environments import lock_of, size_to_install
 from hosts import provision
 from hosts.installer import MARKER
 from hosts.local import LocalTransport
+from models import catalog
 
 IPEX = ["train.environment=ipex"]
 
@@ -89,7 +90,7 @@ def test_what_travels_to_and_between_hosts_is_estimated(
     def network(count: int) -> dict[str, float]:
         monkeypatch.setattr(api, "cluster_hosts", lambda _: tuple(lab[:count]))
         words = ["dataset.generate.rows=1000000", "train.checkpoint_s=600"]
-        words += ["cluster=lab"] if count else []
+        words += ["cluster=lab", f"train.ranks={count}"] if count else []
         plan = api.plan("tiny", words)
         return {step.id: step.estimate.network_gib for step in plan.steps}
 
@@ -97,7 +98,9 @@ def test_what_travels_to_and_between_hosts_is_estimated(
     one, two, three = (network(count)["train"] for count in (1, 2, 3))
     assert network(3)["provision"] == 0.5  # nobody needs ipex there
     assert DISK_GIB["etl"] <= one < two < three
-    # between hosts: what R ranks tell goes R - 1 times over the wire, data to one host more
-    assert three - two > two - one > DISK_GIB["etl"]
+    # each further host gets the data, and the words of one more rank go once around the ring
+    told = 8 * 1e6 * catalog.load("dlrm").traffic["tiny"] / 2**30  # 8 epochs
+    assert two - one == pytest.approx(DISK_GIB["etl"] + told, rel=1e-3)
+    assert three - two == pytest.approx(two - one, rel=1e-3)
     monkeypatch.setattr(clusters, "shared_folder", lambda _: "/shared")
     assert network(3)["train"] == pytest.approx(three - 2 * DISK_GIB["etl"], abs=1e-3)
