@@ -171,6 +171,7 @@ class Loop:
                 signals = self._step(batch, steps)
                 if self._ended_after(signals, steps):
                     break
+        self.clock.tell(self.progress.step, self.progress.paused_seconds, over=True)
         return self.progress
 
     def best_weights(self) -> dict[str, torch.Tensor]:
@@ -196,7 +197,7 @@ class Loop:
         self._loss += signals[LOSS]
         self._loss_rows += batch.global_rows
         self._tell(steps)
-        self.clock.tell(progress.step, progress.paused_seconds, progress.step % steps == 0)
+        self.clock.tell(progress.step, progress.paused_seconds)
         return signals
 
     def _wishes(self) -> list[float]:

@@ -107,7 +107,8 @@ class StepListener(Listener):
         self.output(f"$ {shlex.join(['env', *exports, *argv])}\n")
 
     def close(self) -> None:
-        """Close the log file."""
+        """Tell the last step times and close the log file."""
+        self._tell_paces()
         self._log.close()
 
     def sample(self, host: str, sample: Mapping[str, Any]) -> None:
@@ -154,18 +155,23 @@ class StepListener(Listener):
 
     def _pace(self, message: messages.Pace, rank: int) -> None:
         """All ranks now and then, a rank that becomes slow at once."""
-        emit, step, paces = self._context.emit, self._step.id, self._paces
-        paces.take(rank, message.steps, message.own_s, message.wait_s)
-        known = paces.lately()
-        if known and time.monotonic() - self._last_pace >= PACE_S:
-            self._last_pace = time.monotonic()
-            emit(
-                ev.RanksPaced, step=step, hosts=[self._host_of(r) for r in range(len(known))],
+        self._paces.take(rank, message.steps, message.own_s, message.wait_s)
+        if time.monotonic() - self._last_pace >= PACE_S:
+            self._tell_paces()
+        for slow, ratio in self._paces.changes().items():
+            self._context.emit(
+                ev.RankSlow, step=self._step.id, rank=slow, host=self._host_of(slow), ratio=ratio
+            )
+
+    def _tell_paces(self) -> None:
+        self._last_pace = time.monotonic()
+        if known := self._paces.lately():
+            self._context.emit(
+                ev.RanksPaced, step=self._step.id,
+                hosts=[self._host_of(rank) for rank in range(len(known))],
                 own_s=[round(own, 6) for own, _ in known],
                 wait_s=[round(wait, 6) for _, wait in known],
             )  # fmt: skip
-        for slow, ratio in paces.changes().items():
-            emit(ev.RankSlow, step=step, rank=slow, host=self._host_of(slow), ratio=ratio)
 
     def _host_of(self, rank: int) -> str:
         return self.rank_hosts[rank] if rank < len(self.rank_hosts) else LOCAL

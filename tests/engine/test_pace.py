@@ -71,7 +71,7 @@ def test_the_run_tells_step_times_and_the_slow_rank(
             listener.message(messages.Pace(step=1, steps=20, own_s=own, wait_s=0.05 - own), rank)
     listener.close()
     assert [type(event) for event in told].count(ev.RankSlow) == 1
-    assert [type(event) for event in told].count(ev.RanksPaced) == 2  # every 5 s
+    assert [type(event) for event in told].count(ev.RanksPaced) == 3  # every 5 s, and the last
     state = fold(event for event in map(ev.decode, map(ev.encode, told)) if event)
     step = state.steps["train"]
     assert [(pace.host, pace.own_s, pace.slow) for pace in step.paces] == [
