@@ -16,8 +16,8 @@ from engine.monitor import Monitor, Reading, Standing
 EVERY_S = 1.0
 FIRST_S = 15.0  # a host that says nothing for so long is shown as it is by --once
 FAREWELL_S = 2.0
-HEAD = ("host", "state", "cpu", "busiest core", "memory", "disk r/w MiB/s", "net in/out MiB/s",
-        "load", "heard")  # fmt: skip
+HEAD = ("host", "state", "heard", "cpu", "busiest core", "memory", "net in/out MiB/s",
+        "disk r/w MiB/s", "load")  # fmt: skip
 
 
 def top(names: Sequence[str], as_json: bool, once: bool) -> int:
@@ -79,7 +79,7 @@ def _draw_on(monitor: Monitor) -> None:
             time.sleep(0.1)
         size = shutil.get_terminal_size((100, 24))
         found = monitor.readings()
-        shown = [*lines(found), "", *(one.problem for one in found if one.problem)]
+        shown = [*lines(found), *(f"! {one.problem}" for one in found if one.problem)]
         shown = [line[: size.columns - 1] for line in shown[: size.lines - 1]]
         up = f"\x1b[{drawn}F\x1b[J" if drawn else ""
         sys.stdout.write(up + "".join(f"{line}\n" for line in shown))
@@ -96,19 +96,19 @@ def lines(found: Sequence[Reading]) -> list[str]:
 def _row(one: Reading) -> list[str]:
     heard = "" if one.age_s is None else f"{duration(one.age_s)} ago"
     if one.sample is None:
-        return [one.host, one.standing.value, *[""] * (len(HEAD) - 3), heard]
-    return [one.host, one.standing.value, *figures(one.sample), heard]
+        return [one.host, one.standing.value, heard, *[""] * (len(HEAD) - 3)]
+    return [one.host, one.standing.value, heard, *figures(one.sample)]
 
 
 def figures(sample: Mapping[str, Any]) -> list[str]:
-    """CPU, busiest core, memory, disk, network and load of a sample, "" for what it lacks."""
+    """CPU, busiest core, memory, network, disk and load of a sample, "" for what it lacks."""
     cores = [core for core in sample.get("cpu", ()) if isinstance(core, int | float)]
     cpu = f"{sum(cores) / len(cores):.0f} % of {len(cores)}" if cores else ""
     return [
         cpu, f"{max(cores):.0f} %" if cores else "",
         _form(sample, "{:.1f} of {:.1f} GiB", "memory_used_gib", "memory_total_gib"),
-        _form(sample, "{:.1f} / {:.1f}", "disk_read_mib_s", "disk_write_mib_s"),
         _form(sample, "{:.1f} / {:.1f}", "net_rx_mib_s", "net_tx_mib_s"),
+        _form(sample, "{:.1f} / {:.1f}", "disk_read_mib_s", "disk_write_mib_s"),
         _form(sample, "{:.1f}", "load1"),
     ]  # fmt: skip
 

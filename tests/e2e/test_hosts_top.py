@@ -48,7 +48,7 @@ def test_once_shows_all_hosts_and_fails_when_one_is_not_heard(lab: tuple[Testbed
     done = home.aiok("hosts", "top", "lab", "--once")
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.splitlines()
-    assert head.split()[:3] == ["host", "state", "cpu"]
+    assert head.split()[:3] == ["host", "state", "heard"]
     assert [row.split()[:2] for row in rows] == [[name, "live"] for name in ("h1", "h2", "h3")]
     assert all(" GiB " in row and " ago" in row for row in rows)
     unknown = home.aiok("hosts", "top", "nowhere", "--once")
