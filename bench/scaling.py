@@ -34,7 +34,7 @@ from bench.sandbox import Sandbox
 from engine import api, host_jobs
 from engine.environments import lock_of
 from engine.state import RunStatus
-from engine.store import cache_folder, home
+from engine.store import cache_folder, home, make_folder
 from hosts.testbed import Testbed
 from models import catalog
 
@@ -98,6 +98,7 @@ def over_hosts(hosts: int, rows: int) -> tuple[dict[str, Any], Path]:
         "model.settings.batch_size": hosts * _batch(), "model.settings.min_steps": 1,
         **{f"model.settings.{name}": value for name, value in ONE_PASS.items()},
     }  # fmt: skip
+    make_folder(cache_folder())
     forget(("train",))  # a finished training would be reused
     run = api.start("quickstart", [f"{key}={value}" for key, value in settings.items()])
     state = api.wait_for_end(run, LIMIT_S)

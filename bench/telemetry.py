@@ -99,16 +99,15 @@ def follow(testbed: Testbed, seconds: float) -> Followed:
 
 @contextlib.contextmanager
 def _top() -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-P", "-m", "aiok_tui", "hosts", "top", "--json"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        _drain(process.stdout)
-        process.wait()
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            _drain(process.stdout)
 
 
 def _drain(stream: IO[str] | None) -> None:
