@@ -129,6 +129,7 @@ class AiokApp(App[None], inherit_bindings=False):
     def on_unmount(self) -> None:
         """The reader goes with the app, and who waits for a password goes on without."""
         self.feed.close()
+        self.host_work.live.end()
         self.passwords.close()
 
     # --- calls ---

@@ -427,6 +427,20 @@ def hosts_check(
     raise typer.Exit(hosts.check(names or [], json))
 
 
+@hosts_app.command("top")
+def hosts_top(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Clusters and hosts; all when none is named.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Show them once, then end.")] = False,
+    json: Json = False,
+) -> None:
+    """Show live what hosts do: CPU, memory, disk, network. Ctrl+C ends it; nothing is placed."""
+    from aiok_tui import top
+
+    raise typer.Exit(top.top(names or [], json, once))
+
+
 @hosts_app.command("up")
 def hosts_up(
     cluster: Annotated[str, typer.Argument(help="A cluster, or one host.")],

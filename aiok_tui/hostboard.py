@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiok_tui.feed import Call, Feed, Jobs
+from aiok_tui.livehosts import LiveHosts
 
 if TYPE_CHECKING:
     from engine.api import HostFacts, HostReport, Outcome
@@ -152,6 +153,7 @@ class HostWork:
         """`environments` are what `up` installs, as on the command line."""
         self._feed, self._jobs, self.board, self._failed = feed, jobs, board, failed
         self._password, self._environments = password, environments
+        self.live = LiveHosts(feed)
 
     def _start(
         self, names: Sequence[str], doing: str, work: Callable[[], Any],
@@ -171,7 +173,10 @@ class HostWork:
         """Read the inventory."""
 
         def read() -> None:
-            self.board.listing(self._feed.engine.inventory())
+            known = self._feed.engine.inventory()
+            self.board.listing(known)
+            if known.hosts:
+                self.live.follow()
 
         self._start((), "reading", read, lambda _: then())
 
@@ -185,6 +190,7 @@ class HostWork:
             engine = self._feed.engine
             for report in engine.check_hosts(free, self._password, told=self.board.told):
                 self.board.told(report)
+            self.live.follow()
 
         self._start(free, CHECK, work)
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import api, strict_json
+from aiok_tui import measured
+from engine import api, estimates, strict_json
 from engine import events as ev
 from engine.errors import AiokError, ExitCode, InputError, system_problem
 from engine.roofline import roofline, rooflines
@@ -239,6 +240,9 @@ class _Narrator:
         left_out = f", without {', '.join(event.without)}" if event.without else ""
         self._line(f"  {event.step:10} goes on, attempt {event.attempt}{left_out}")
 
+    def _rank_slow(self, event: ev.RankSlow) -> None:
+        self._line(f"  {event.step:10} ! {self.state.steps[event.step].notes[-1][1]}")
+
     def _step_progressed(self, event: ev.StepProgressed) -> None:
         step = self.state.steps[event.step]
         beside = roofline(self.state, step)
@@ -392,10 +396,13 @@ def print_plan(plan: api.Plan, as_json: bool) -> None:
         return
     rows = [
         [s.id, s.title, "reused" if s.reuse else f"~{s.estimate.minutes:.1f} min",
-         f"{s.estimate.memory_gib:.1f}", f"{s.estimate.disk_gib:.2f}"]
+         f"{s.estimate.memory_gib:.1f}", f"{s.estimate.disk_gib:.2f}",
+         f"{s.estimate.network_gib:.2f}"]
         for s in plan.steps
     ]  # fmt: skip
-    print(table(rows, ["step", "what", "time", "memory GiB", "disk GiB"]))
+    print(table(rows, ["step", "what", "time", "memory GiB", "disk GiB", "network GiB"]))
+    if said := estimates.record_sentence():
+        print(said)
     print()
     values = [[v.key, str(v.value), v.origin, v.reason] for v in plan.values]
     print(table(values, ["key", "value", "from", "why"]))
@@ -429,6 +436,7 @@ def print_state(state: RunState, as_json: bool, hosts: Sequence[str] = ()) -> No
         for step in plain["steps"].values():
             step.pop("problem")
         plain["roofline"] = [one.to_json() for one in rooflines(state)]
+        plain["estimates"] = {"run": estimates.score(state), "record": estimates.record()}
         print_json(plain)
         return
     print(clean(f"{state.id}: {state.status}, recipe {state.recipe}   {state.command}"))
@@ -442,16 +450,27 @@ def print_state(state: RunState, as_json: bool, hosts: Sequence[str] = ()) -> No
     if state.awaited is not None:
         print(clean(f"{state.awaited.step}: ! {awaited_text(state.awaited)}"))
     for step in state.steps.values():
-        if step.status is StepStatus.RUNNING:
-            print(f"{step.id}: {progress_text(step, time.time())}")
-        for level, text in step.notes:
-            print(f"{step.id}: {'! ' if level == 'warning' else ''}{text}")
-        if (beside := roofline(state, step)) is not None:
-            print(f"{step.id}: {beside.text}")
-        _print_join_plan(step)
+        _print_step(state, step)
+    if rows := measured.estimate_rows(state):
+        print("\nestimated / taken")
+        print(table(rows, measured.ESTIMATE_HEAD))
+        print("\n".join(measured.estimate_words(state)))
     if state.problem:
         p = state.problem
         print(clean(str(AiokError(f"{p.step}: {p.what}", why=p.why, todo=p.todo, log=p.log))))
+
+
+def _print_step(state: RunState, step: StepState) -> None:
+    """What there is to say about a step beside its line in the table."""
+    if step.status is StepStatus.RUNNING:
+        print(f"{step.id}: {progress_text(step, time.time())}")
+    for level, text in step.notes:
+        print(f"{step.id}: {'! ' if level == 'warning' else ''}{text}")
+    if (beside := roofline(state, step)) is not None:
+        print(f"{step.id}: {beside.text}")
+    for line in measured.pace_lines(step):
+        print(f"{step.id}: {clean(line)}")
+    _print_join_plan(step)
 
 
 def _print_join_plan(step: StepState) -> None:

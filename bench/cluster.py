@@ -8,7 +8,6 @@ environments are not. Needs root.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import time
@@ -17,13 +16,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.harness import count_as_own, judge, spread
+from bench.harness import judge, spread
+from bench.sandbox import Sandbox
 from engine import clusters, host_jobs
 from engine.environments import lock_of
 from engine.store import home
 from hosts.lockfile import Lock
 from hosts.provision import collect_wheels
-from hosts.testbed import HostState, Testbed
 
 ENVIRONMENTS = ("app",)
 HOSTS, TORCH_HOSTS, REPEATS, COMMANDS = 8, 3, 6, 200
@@ -40,39 +39,12 @@ def measure() -> list[dict[str, Any]]:
         os.environ["AIOK_HOME"] = place
         collect_wheels(lock, Path(place))
         found = []
-        with Hosts(Path(place), HOSTS):
+        with Sandbox(Path(place), HOSTS, NET, PREFIX):
             found += small_environment(lock)
             found.append(command())
-        with Hosts(Path(place), TORCH_HOSTS):
+        with Sandbox(Path(place), TORCH_HOSTS, NET, PREFIX):
             found.append(torch_environment())
     return found
-
-
-class Hosts:
-    """Hosts that are up for the length of a with block, and in the inventory as `lab`."""
-
-    def __init__(self, place: Path, count: int, *, shared: bool = False) -> None:
-        self.testbed = Testbed(place / "testbed", NET, prefix=PREFIX)
-        self.place, self.count, self.shared = place, count, shared
-
-    def __enter__(self) -> Testbed:
-        self.testbed.up(self.count, shared=self.shared)
-        self.testbed.inventory(self.place / "inventory.yaml", cluster="lab")
-        return self.testbed
-
-    def __exit__(self, *_: object) -> None:
-        count_as_own(sum(map(self._cpu_seconds, self.testbed.hosts())))
-        self.testbed.down()
-        clusters.identity_path("lab").unlink(missing_ok=True)
-
-    def _cpu_seconds(self, host: HostState) -> float:
-        """CPU time of all that runs in a host, and of what it has waited for."""
-        ticks = 0
-        for process in self.testbed.processes(host.name):
-            with contextlib.suppress(OSError):  # it has just ended
-                stat = Path(f"/proc/{process.pid}/stat").read_text()
-                ticks += sum(map(int, stat.rpartition(")")[2].split()[11:15]))
-        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _up(locks: Sequence[Lock]) -> tuple[float, int]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.cluster import Hosts
 from bench.harness import spread
+from bench.sandbox import Sandbox
 from engine import api
 from engine.clusters import local_site
 from engine.code import deploy
@@ -30,6 +30,7 @@ from engine.store import EventLog, create_run_folder, home, make_folder, remove_
 ENVIRONMENTS = ("app",)
 ROWS, HOSTS, TURNS = 1_000_000, 3, 2
 ON_HOSTS = ("cluster=lab", "etl.engine=spark")
+NET, PREFIX = "10.201.6", "aioksp"
 NOT_SAME = ("result.json", "files.json")
 
 
@@ -40,7 +41,7 @@ def measure() -> list[dict[str, Any]]:
         for name in ("wheels", "envs"):
             (make_folder(Path(place)) / name).symlink_to(make_folder(kept / name))
         os.environ["AIOK_HOME"] = place
-        with Hosts(Path(place), HOSTS, shared=True):
+        with Sandbox(Path(place), HOSTS, NET, PREFIX, shared=True):
             with _context(()) as context:
                 provision.run(context, context.plan.step("provision"), Path(place))
                 data.run(context, context.plan.step("data"), make_folder(context.output_of("data")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.errors import EnvironmentProblem
@@ -21,6 +21,8 @@ BYTES_PER_ROW = {"criteo": 240.0, "table": 100.0}
 GZIP_FACTOR = 3.5
 START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0, "ipex": 12.0}
 ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0}
+DISK_GIB = {"data": 0.24, "etl": 0.16, "train": 0.02}  # output of a step for a million rows
+CHECKPOINT_GIB = 0.03  # for a million rows: weights, the best ones, the optimizer's state
 TABLE_MEMORY, TABLE_SHARE = "model.settings.table_memory_gib", 0.5
 SPARK_START_S = 45.0  # master, workers and session over three hosts
 SPARK_COST = 7.0  # CPU-seconds of a row on Spark for one on Sail: 39 s and 5.4 s for 1 M rows
@@ -35,6 +37,7 @@ class ClusterHost:
     slots: int | None
     facts: HostFacts
     problems: Sequence[str] = ()  # a sentence for each thing that keeps it from working
+    missing_gib: Mapping[str, float] = field(default_factory=dict)  # wheels it lacks
 
     @property
     def capacity(self) -> int:
@@ -203,6 +206,7 @@ def make_plan(job: Job) -> Plan:
             minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e in job.missing_gib),
             memory_gib=0.3,
             disk_gib=round(sum(job.missing_gib.get(e, 0.0) for e in environments), 2),
+            network_gib=_environments_gib(job, steps),
         ),
     )
     report = Step(
@@ -387,13 +391,40 @@ def _estimate(
             cores = sum(spark_cores(host.slots, host.facts) for host in job.cluster)
             start_s, cost = SPARK_START_S, cost * SPARK_COST
     seconds = start_s + millions * cost * epochs / cores
-    disk = {"data": 0.24, "etl": 0.30, "train": 0.02}.get(kind, 0.001) * millions
+    disk = DISK_GIB.get(kind, 0.001) * millions
     memory = {"data": 0.3, "etl": 1.0 + 0.25 * millions, "train": 0.6 * values["train.ranks"]}
+    network = _training_gib(job, spec, values, millions, seconds) if kind == "train" else 0.0
     return Estimate(
         minutes=round(seconds / 60, 3),
         memory_gib=round(memory.get(kind, 0.8) + (0.16 * millions if kind != "data" else 0), 2),
         disk_gib=round(disk + 0.002, 3),
+        network_gib=round(network, 4),
     )
+
+
+def _environments_gib(job: Job, steps: Sequence[Step]) -> float:
+    """The wheels that go to hosts of the cluster: what works there and is not there yet."""
+    needed = {step.environment for step in steps if step.host == job.recipe.cluster != LOCAL}
+    return round(sum(host.missing_gib.get(name, 0.0) for host in job.cluster for name in needed), 3)
+
+
+def _training_gib(
+    job: Job, spec: ModelSpec, values: Mapping[str, Any], millions: float, seconds: float
+) -> float:
+    """Data to the hosts, checkpoints back, and what ranks tell each other over the wire.
+
+    Each rank must hear of every row that others train. In gloo's ring a host gets over the wire
+    what all ranks say but one, so that goes once to each host.
+    """
+    hosts, ranks = len(job.cluster), int(values["train.ranks"])
+    if not hosts:
+        return 0.0
+    data = DISK_GIB["etl"] * millions * (1 if job.shared else hosts)
+    saves = 1 + seconds // float(values["train.checkpoint_s"])
+    told = spec.traffic.get(job.recipe.model.profile, spec.traffic.get("", 0.0))
+    rows = millions * 1e6 * int(values["model.settings.epochs"])
+    between = rows * told * (ranks - 1) / ranks * hosts / 2**30 if hosts > 1 else 0.0
+    return data + saves * CHECKPOINT_GIB * millions + between
 
 
 def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, In
 from engine.host_jobs import Outcome, Progress
 from engine.host_jobs import down as hosts_down
 from engine.host_jobs import remove as remove_host
+from engine.monitor import Monitor
 from engine.new_host import add as add_host
 from engine.new_host import command_line as host_line
 from engine.new_host import meet as meet_host
@@ -63,12 +64,12 @@ from models.api import ModelSpec
 from models.settings import nearest
 
 __all__ = [
-    "Follower", "HostFacts", "HostReport", "Outcome", "Plan", "Question", "RunSummary", "add_host",
-    "check_answers", "check_hosts", "command_line", "events_since", "host_facts", "host_line",
-    "host_problems", "host_questions", "hosts_down", "hosts_up", "inventory", "load_draft",
-    "log_files", "meet_host", "models", "plan", "questions",
-    "rank_layout", "recipe_text", "remove_host", "report", "resume", "run_hosts", "run_path",
-    "runs", "save_draft", "save_recipe", "start", "state", "stop", "wizard_steps",
+    "Follower", "HostFacts", "HostReport", "Monitor", "Outcome", "Plan", "Question", "RunSummary",
+    "add_host", "check_answers", "check_hosts", "command_line", "events_since", "host_facts",
+    "host_line", "host_problems", "host_questions", "hosts_down", "hosts_up", "inventory",
+    "load_draft", "log_files", "meet_host", "models", "plan", "questions", "rank_layout",
+    "recipe_text", "remove_host", "report", "resume", "run_hosts", "run_path", "runs",
+    "save_draft", "save_recipe", "start", "state", "stop", "wizard_steps",
 ]  # fmt: skip
 
 
@@ -191,6 +192,7 @@ def cluster_hosts(name: str) -> tuple[ClusterHost, ...]:
         ClusterHost(
             name=report.host, slots=known.entry(report.host).slots, facts=report.facts,
             problems=[clusters.sentence(problem) for problem in report.problems],
+            missing_gib=environments.missing_there(report.placed.whole if report.placed else ()),
         )
         for report in reports
         if report.facts is not None
@@ -289,6 +291,8 @@ def start(
             t=time.time(), run=target.id, recipe=source.name, steps=steps, command=shlex.join(words)
         )
     )
+    for step in made.steps:
+        log.append(ev.StepEstimated(t=time.time(), step=step.id, **asdict(step.estimate)))
     log.close()
     _launch(target)
     return target.id

@@ -55,6 +55,13 @@ def missing(transport: Transport) -> dict[str, float]:
     return found
 
 
+def missing_there(whole: Sequence[str]) -> dict[str, float]:
+    """The environments that are not among the whole folders of a host, and their wheels in GiB."""
+    folders = {Path(path).name for path in whole}
+    return {name: lock_of(name).wheels_gib for name in names()
+            if environment_folder(name).name not in folders}  # fmt: skip
+
+
 def size_to_install(name: str, transport: Transport) -> str:
     """What installing an environment will take, in words; "" when it is whole."""
     if provision.is_installed(transport, environment_folder(name)):

@@ -41,6 +41,18 @@ class RunCreated(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepEstimated(Event):
+    """What a step was expected to take when the run was planned; see engine.plan.Estimate."""
+
+    kind: ClassVar[str] = "step_estimated"
+    step: str
+    minutes: float
+    memory_gib: float
+    disk_gib: float
+    network_gib: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
     """A run process took the run; `attempt` counts from 1, later ones are resumes or restarts."""
 
@@ -86,7 +98,8 @@ class StepReused(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class StepFinished(Event):
-    """The step's output is whole and in its place."""
+    """The step's output is whole and in its place. `actual` holds what it took, by the names of
+    StepEstimated."""
 
     kind: ClassVar[str] = "step_finished"
     durable: ClassVar[bool] = True
@@ -94,6 +107,7 @@ class StepFinished(Event):
     identity: str
     seconds: float
     result: dict[str, Any] = field(default_factory=dict)
+    actual: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +161,36 @@ class Measured(Event):
     rows: int
     step_count: int
     epoch: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RanksPaced(Event):
+    """Seconds of a step of each rank lately: its own work, and waiting for the others."""
+
+    kind: ClassVar[str] = "ranks_paced"
+    step: str
+    hosts: list[str]
+    own_s: list[float]
+    wait_s: list[float]
+
+    def __post_init__(self) -> None:
+        """ValueError for lists of different lengths, or of anything but numbers."""
+        if not len(self.hosts) == len(self.own_s) == len(self.wait_s):
+            raise ValueError("a host, an own time and a waiting time for each rank")
+        if not all(isinstance(value, int | float) for value in (*self.own_s, *self.wait_s)):
+            raise ValueError("times are numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSlow(Event):
+    """The own work of a rank takes `ratio` times that of the others; 0: it keeps up again."""
+
+    kind: ClassVar[str] = "rank_slow"
+    durable: ClassVar[bool] = True
+    step: str
+    rank: int
+    host: str
+    ratio: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,9 +297,10 @@ class RunEnded(Event):
 KINDS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        RunCreated, RunStarted, StopRequested, StepStarted, StepReused, StepFinished, StepFailed,
-        StepStopped, StepProgressed, Measured, WorkloadCounted, Noted, CheckpointSaved, HostSilent,
-        WorkLost, HostsAwaited, WorkRestarted, RunEnded,
+        RunCreated, StepEstimated, RunStarted, StopRequested, StepStarted, StepReused,
+        StepFinished, StepFailed, StepStopped, StepProgressed, Measured, RanksPaced, RankSlow,
+        WorkloadCounted, Noted, CheckpointSaved, HostSilent, WorkLost, HostsAwaited, WorkRestarted,
+        RunEnded,
     )
 }  # fmt: skip
 
@@ -273,6 +318,7 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "dict[str, Any]": (dict,),
     "list[dict[str, str]]": (list,),
     "list[str]": (list,),
+    "list[float]": (list,),
 }
 
 

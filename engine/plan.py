@@ -24,11 +24,13 @@ LOCKS = Path(__file__).resolve().parents[1] / "models" / "environments"
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a step is expected to take."""
+    """What a step is expected to take. `network_gib` travels between this machine and the hosts of
+    the cluster, and among these; what is downloaded from elsewhere is not in it."""
 
     minutes: float
     memory_gib: float
     disk_gib: float
+    network_gib: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,9 @@ class RunProcess:
 
 def processes_of(run: str) -> list[RunProcess]:
     """Everything of a run that lives: its run process, agents, launchers, ranks and workers."""
-    folder = str(open_run_folder(run).path).encode()
-    job, supervised = f"AIOK_JOB={run}.".encode(), f"AIOK_SUPERVISES={run}.".encode()
+    run_folder = open_run_folder(run)
+    folder, tag = str(run_folder.path).encode(), run_folder.tag
+    job, supervised = f"AIOK_JOB={tag}.".encode(), f"AIOK_SUPERVISES={tag}.".encode()
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():

@@ -154,7 +154,7 @@ class RunProcess:
 
     def _sweep_earlier_attempts(self) -> None:
         """What a killed run process left is ended now, so that nothing ever runs twice."""
-        for folder in jobs_folder().glob(f"{self.folder.id}.*"):
+        for folder in jobs_folder().glob(f"{self.folder.tag}.*"):
             if run_of_job(folder.name) != self.folder.id:
                 continue  # of a run whose name begins like this one
             if folder.is_dir():
@@ -241,9 +241,11 @@ class RunProcess:
             self._link(step)
         remove_tree(self.folder.path / "checkpoints" / step.id)
         remove_tree(self.context.work_folder(step))
+        seconds = round(time.monotonic() - begun, 3)
+        used = self.context.usage(step).actual(seconds, result, self.folder.artifacts(step.id))
         self.context.emit(
-            ev.StepFinished, step=step.id, identity=step.identity, result=result,
-            seconds=round(time.monotonic() - begun, 3),
+            ev.StepFinished, step=step.id, identity=step.identity, result=result, seconds=seconds,
+            actual=used,
         )  # fmt: skip
 
     def _link(self, step: Step) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import singledispatch
 from typing import Any
@@ -61,6 +61,17 @@ class Point:
     value: float
 
 
+@dataclass(frozen=True)
+class RankPace:
+    """One rank of a training: seconds of a step lately. `slow` 0: it keeps up, else how many times
+    as long as the others its own work takes."""
+
+    host: str
+    own_s: float
+    wait_s: float
+    slow: float = 0.0
+
+
 @dataclass
 class StepState:
     """One step of a run as the events tell it."""
@@ -74,6 +85,9 @@ class StepState:
     started: float | None = None
     ended: float | None = None
     seconds: float | None = None
+    starts: int = 0
+    estimate: dict[str, float] = field(default_factory=dict)  # by the names of plan.Estimate
+    actual: dict[str, float] = field(default_factory=dict)
     phase: str = ""
     phase_started: float | None = None
     phase_from: float = 0.0
@@ -84,6 +98,8 @@ class StepState:
     command: str = ""
     result: dict[str, Any] = field(default_factory=dict)
     workload: dict[str, Any] = field(default_factory=dict)  # what a row costs, while it runs
+    paces: list[RankPace] = field(default_factory=list)  # by rank
+    slow: dict[int, float] = field(default_factory=dict)  # rank -> ratio, of the slow ones
     notes: list[tuple[str, str]] = field(default_factory=list)  # (level, text)
     problem: ev.StepFailed | ev.StepStopped | None = None
 
@@ -171,6 +187,11 @@ def _step(state: RunState, step_id: str) -> StepState:
     return state.steps.setdefault(step_id, StepState(step_id, step_id, step_id))
 
 
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    """Those of a journal's values that are numbers: it may be damaged."""
+    return {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+
+
 @singledispatch
 def _apply(event: ev.Event, state: RunState) -> None:
     """Events that change nothing a front end draws."""
@@ -184,6 +205,14 @@ def _(event: ev.RunCreated, state: RunState) -> None:
         s["id"]: StepState(s["id"], s["kind"], s["title"], s.get("host", "localhost"))
         for s in event.steps
     }
+
+
+@_apply.register
+def _(event: ev.StepEstimated, state: RunState) -> None:
+    _step(state, event.step).estimate = {
+        "minutes": event.minutes, "memory_gib": event.memory_gib, "disk_gib": event.disk_gib,
+        "network_gib": event.network_gib,
+    }  # fmt: skip
 
 
 @_apply.register
@@ -223,8 +252,10 @@ def _(event: ev.StepStarted, state: RunState) -> None:
     step = _step(state, event.step)
     step.status, step.identity, step.host = StepStatus.RUNNING, event.identity, event.host
     step.started, step.ended, step.problem = event.t, None, None
+    step.starts += 1
     step.log, step.command = event.log, event.command
     step.phase, step.done, step.total, step.phase_started = "", 0.0, 0.0, None
+    step.paces, step.slow = [], {}
 
 
 @_apply.register
@@ -239,6 +270,7 @@ def _(event: ev.StepFinished, state: RunState) -> None:
     step = _step(state, event.step)
     step.status, step.identity, step.result = StepStatus.DONE, event.identity, event.result
     step.ended, step.seconds = event.t, event.seconds
+    step.actual = _numbers(event.actual)
 
 
 @_apply.register
@@ -269,6 +301,28 @@ def _(event: ev.Measured, state: RunState) -> None:
     while curve and curve[-1].step >= event.step_count:
         curve.pop()
     curve.append(Point(event.t, event.rows, event.step_count, event.epoch, event.value))
+
+
+@_apply.register
+def _(event: ev.RanksPaced, state: RunState) -> None:
+    step = _step(state, event.step)
+    step.paces = [
+        RankPace(host, own, wait, step.slow.get(rank, 0.0)) for rank, (host, own, wait)
+        in enumerate(zip(event.hosts, event.own_s, event.wait_s, strict=True))
+    ]  # fmt: skip
+
+
+@_apply.register
+def _(event: ev.RankSlow, state: RunState) -> None:
+    step, who = _step(state, event.step), f"rank {event.rank} on {event.host}"
+    if event.ratio > 0:
+        step.slow[event.rank] = event.ratio
+        text = f"{who} is slow: its own work takes {event.ratio:.1f}x that of the other ranks"
+        step.notes.append(("warning", text))
+    else:
+        step.slow.pop(event.rank, None)
+        step.notes.append(("info", f"{who} keeps up again"))
+    step.paces = [replace(pace, slow=step.slow.get(r, 0.0)) for r, pace in enumerate(step.paces)]
 
 
 @_apply.register

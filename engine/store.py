@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import time
 import unicodedata
@@ -29,6 +30,22 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 def home() -> Path:
     """$AIOK_HOME, by default ~/.local/share/aiok."""
     return Path(os.environ.get("AIOK_HOME") or "~/.local/share/aiok").expanduser().absolute()
+
+
+def home_id() -> str:
+    """A name for this home, made at the first call: on one host jobs of two homes may meet whose
+    runs have the same name. EnvironmentProblem when it cannot be kept."""
+    path = home() / "id"
+    if not path.exists():
+        scratch = make_folder(home()) / f".id.{os.getpid()}.{secrets.token_hex(4)}"
+        write_atomically(scratch, secrets.token_hex(4))
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.link(scratch, path)
+        scratch.unlink()
+    found = path.read_text(encoding="ascii", errors="replace").strip()
+    if not re.fullmatch(r"[0-9a-f]{8}", found):
+        raise EnvironmentProblem(f"{path} is damaged", todo="remove it while no run is at work")
+    return found
 
 
 def runs_folder() -> Path:
@@ -116,6 +133,11 @@ class RunFolder:
     def id(self) -> str:
         """The name of the run."""
         return self.path.name
+
+    @property
+    def tag(self) -> str:
+        """What the names of its jobs begin with; no run of another home has the same."""
+        return f"{home_id()}.{self.id}"
 
     @property
     def recipe(self) -> Path:

@@ -20,7 +20,7 @@ from engine.errors import (
     StepFailed,
     WorkerLost,
 )
-from engine.store import home, make_folder, write_atomically
+from engine.store import home, home_id, make_folder, write_atomically
 from engine.watchdog import Stack, Watchdog, culprits, stack_of
 from hosts.group import JobGroup
 from hosts.job import Frame, Job, JobSpec
@@ -34,7 +34,7 @@ SILENT_S = 3.0
 STOP_PATIENCE_S = 60.0
 STACKS_S = 5.0  # for the agents to say where the ranks are
 NO_PROGRAM = 127  # the agent's code for a program that could not be started
-JOB_NAME = re.compile(r"(.+)\.[^.]+\.[0-9]+(?:\.rendezvous)?")
+JOB_NAME = re.compile(r"([0-9a-f]{8})\.(.+)\.[^.]+\.[0-9]+(?:\.rendezvous)?")
 
 
 def jobs_folder() -> Path:
@@ -43,9 +43,10 @@ def jobs_folder() -> Path:
 
 
 def run_of_job(name: str) -> str:
-    """The run that a job RUN.STEP.ATTEMPT (or its rendezvous) belongs to; "" for a data job."""
+    """The run that a job HOME.RUN.STEP.ATTEMPT (or its rendezvous) belongs to; "" for a data job
+    and for those of another home."""
     found = JOB_NAME.fullmatch(name)
-    return found[1] if found else ""
+    return found[2] if found and found[1] == home_id() else ""
 
 
 @dataclass(frozen=True, kw_only=True)

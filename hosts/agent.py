@@ -4,7 +4,8 @@
                                    without argv: watch the processes of a job that others started
     agent.py attach FOLDER OFFSETS relay what the job says to stdout; heartbeats come on stdin
     agent.py sweep JOB             end everything that belongs to a job
-    agent.py probe FOLDER          facts of this machine, as one JSON object
+    agent.py watch                 a sample of the machine each second, as a JSON line, until stdin
+                                   ends or WATCH_S have passed without a byte on it
 
 Standard library only, Python >= 3.8, so that it runs on a bare host. The supervisor lives in a
 session of its own and survives a lost connection: a new `attach` takes over where the old one
@@ -19,11 +20,8 @@ import contextlib
 import glob
 import json
 import os
-import platform
 import select
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +30,7 @@ from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 TAG = "AIOK_JOB"
 KILL_AFTER_S = 3.0
 STACK_S, STACK_BYTES = 2.0, 1 << 15  # a stack is written in less
+WATCH_S = 15.0
 CHUNK = 1 << 16
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -213,7 +212,7 @@ class Sampler:
             for after, before in zip(new[key], old[key])
         ]
         ticks = sum(now[0] - old["job"].get(key, (now[0], 0))[0] for key, now in new["job"].items())
-        return {
+        sample = {
             "t": time.time(),
             "cpu": cpu,
             "memory_used_gib": round((memory["MemTotal"] - memory["MemAvailable"]) / 2**20, 3),
@@ -223,9 +222,12 @@ class Sampler:
             "net_rx_mib_s": rates[2],
             "net_tx_mib_s": rates[3],
             "load1": os.getloadavg()[0],
-            "job_cpu": round(100.0 * ticks / TICK / span, 1),
-            "job_memory_gib": round(sum(rss for _, rss in new["job"].values()) / 2**30, 3),
-        }
+        }  # type: Dict[str, Any]
+        if self.job is not None:
+            resident = sum(rss for _, rss in new["job"].values())
+            sample["job_cpu"] = round(100.0 * ticks / TICK / span, 1)
+            sample["job_memory_gib"] = round(resident / 2**30, 3)
+        return sample
 
 
 def meminfo():  # type: () -> Dict[str, int]
@@ -474,105 +476,27 @@ def attach(folder, offsets):  # type: (str, Dict[str, int]) -> int
     return 0
 
 
-# --- facts --------------------------------------------------------------------------------------
-
-ISA_FLAGS = (
-    "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
-)  # fmt: skip
+# --- without a job ------------------------------------------------------------------------------
 
 
-def probe(folder):  # type: (str) -> Dict[str, Any]
-    """What this machine is; `folder` is the place whose disk counts."""
-    model, flags, sockets = "", set(), set()
-    with open("/proc/cpuinfo") as file:
-        for line in file:
-            key, _, value = line.partition(":")
-            key = key.strip()
-            if key == "model name":
-                model = value.strip()
-            elif key == "flags":
-                flags = set(value.split())
-            elif key == "physical id":
-                sockets.add(value.strip())
-    cores = sorted(os.sched_getaffinity(0))
-    siblings = set()
-    for core in cores:
-        try:
-            with open("/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list" % core) as file:
-                siblings.add(file.read().strip())
-        except OSError:
-            siblings.add(str(core))
-    memory = meminfo()
-    place = folder
-    while not os.path.exists(place):
-        place = os.path.dirname(place) or "/"
-    disk = shutil.disk_usage(place)
-    return {
-        "hostname": socket.gethostname(),
-        "cpu_model": model or platform.processor(),
-        "cores": cores,
-        "physical_cores": len(siblings),
-        "sockets": max(1, len(sockets)),
-        "numa": numa_nodes(cores),
-        "isa": [flag for flag in ISA_FLAGS if flag in flags],
-        "memory_gib": round(memory_limit(memory) / 2**30, 2),
-        "memory_free_gib": round(memory["MemAvailable"] / 2**20, 2),
-        "disk_free_gib": round(disk.free / 2**30, 2),
-        "disk_total_gib": round(disk.total / 2**30, 2),
-        "python": platform.python_version(),
-        "python_path": sys.executable,
-        "kernel": platform.release(),
-        "java": java_version(),
-        "clock": time.time(),
-        "load1": os.getloadavg()[0],
-    }
-
-
-def memory_limit(memory):  # type: (Dict[str, int]) -> int
-    """Bytes this process may use: the machine's memory or a smaller cgroup limit."""
-    total = memory["MemTotal"] * 1024
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            with open(path) as file:
-                total = min(total, int(file.read()))
-    return total
-
-
-def numa_nodes(cores):  # type: (List[int]) -> List[List[int]]
-    """The usable processors of each NUMA node."""
-    nodes = []
-    for path in sorted(glob.glob("/sys/devices/system/node/node[0-9]*/cpulist")):
-        with contextlib.suppress(OSError, ValueError):
-            with open(path) as file:
-                mine = [core for core in parse_cpu_list(file.read()) if core in cores]
-            if mine:
-                nodes.append(mine)
-    return nodes or [cores]
-
-
-def parse_cpu_list(text):  # type: (str) -> List[int]
-    """ "0-3,8" -> [0, 1, 2, 3, 8]."""
-    found = []  # type: List[int]
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        found.extend(range(int(first), int(last or first) + 1))
-    return found
-
-
-def java_version():  # type: () -> str
-    """The version line of `java`, from JAVA_HOME or PATH; empty when there is none."""
-    home = os.environ.get("JAVA_HOME")
-    program = os.path.join(home, "bin", "java") if home else shutil.which("java")
-    if not program:
-        return ""
-    try:
-        # Without that option a JVM leaves /tmp/hsperfdata_USER behind.
-        argv = [program, "-XX:-UsePerfData", "-version"]
-        said = subprocess.run(argv, capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    lines = (said.stderr or said.stdout).decode(errors="replace").splitlines()
-    return lines[0] if lines else ""
+def watch():  # type: () -> int
+    """Say how the machine does, once a second, while somebody asks. Nothing is written here."""
+    sampler = Sampler()
+    beat = time.monotonic()
+    due = beat + 1.0
+    while time.monotonic() - beat < WATCH_S:
+        ready, _, _ = select.select([0], [], [], max(0.0, due - time.monotonic()))
+        if ready:
+            if not os.read(0, 4096):
+                return 0
+            beat = time.monotonic()
+        if time.monotonic() >= due:
+            try:
+                say(sampler.sample())
+            except OSError:  # nobody reads any more
+                return 0
+            due = max(due + 1.0, time.monotonic())
+    return 0
 
 
 def main(argv, stdout):  # type: (List[str], IO[str]) -> int
@@ -587,9 +511,8 @@ def main(argv, stdout):  # type: (List[str], IO[str]) -> int
             send([pid], signal.SIGKILL)
         stdout.write(json.dumps({"swept": sweep(argv[3])}) + "\n")
         return 0
-    if argv[1:2] == ["probe"] and len(argv) == 3:
-        stdout.write(json.dumps(probe(argv[2])) + "\n")
-        return 0
+    if argv[1:] == ["watch"]:
+        return watch()
     stdout.write(__doc__ or "")
     return 2
 

@@ -1,13 +1,15 @@
-"""What a machine is: HostFacts, read by the agent on it."""
+"""What a machine is: HostFacts, told by a program that is sent there."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from hosts.job import AGENT
 from hosts.transport import HostProblem, Transport, clean
+
+FACTS = Path(__file__).with_name("facts.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,7 @@ class HostFacts:
 
 def probe(transport: Transport, python: str, folder: str) -> HostFacts:
     """Ask a host for its facts; `folder` is the place whose disk counts. Nothing is put there."""
-    done = transport.run(
-        [python, "-I", "-S", "-", "probe", folder], stdin=AGENT.read_bytes(), timeout_s=30
-    )
+    done = transport.run([python, "-I", "-S", "-", folder], stdin=FACTS.read_bytes(), timeout_s=30)
     try:
         said: dict[str, Any] = json.loads(done.stdout)
         told: dict[str, Any] = {name: clean(value) if isinstance(value, str) else value

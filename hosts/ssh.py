@@ -24,6 +24,7 @@ from typing import Any
 
 import paramiko
 
+from hosts import program
 from hosts.inventory import HostEntry
 from hosts.login import (
     CONNECT_S,
@@ -40,14 +41,9 @@ from hosts.login import (
 from hosts.transport import Channel, Completed, HostProblem, Transport
 
 KEEPALIVE_S = 2
+ANSWER_S = 60.0  # until a host has started a program
 DEAD_LINK_MS = 6000  # what was sent must be acknowledged within this time
 SERVER = Path(__file__).with_name("command_server.py")
-# Reads no byte too many: what follows the program are its requests.
-LOADER = (
-    "import os; n = int(os.read(0, 8)); s = b''\n"
-    "while len(s) < n: s += os.read(0, n - len(s))\n"
-    "exec(compile(s, 'command_server', 'exec'))"
-)
 
 
 class SshChannel(Channel):
@@ -79,6 +75,19 @@ class SshChannel(Channel):
                     self._rest = b""
                 return
             self._rest += data
+
+    def first_line(self, patience_s: float) -> bytes:
+        """The next line, b"" when there is none within the time."""
+        self._channel.settimeout(patience_s)
+        try:
+            return next(self.lines(), b"")
+        finally:
+            self._channel.settimeout(None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the command has ended, or the connection."""
+        return bool(self._channel.eof_received or self._channel.closed)
 
     def _receive(self) -> bytes:
         try:
@@ -290,10 +299,9 @@ class SshTransport(Transport):
             if self._no_python:
                 return None
             python = self.entry.python or "python3"
-            channel = self._open([python, "-I", "-S", "-u", "-c", LOADER], {}, transport)
-            source = SERVER.read_bytes()
+            channel = self._open(_shell_line(program.command(python), {}), transport)
             with contextlib.suppress(HostProblem):  # gone at once: it has said nothing
-                channel.write(b"%08d" % len(source) + source)
+                channel.write(program.sent(SERVER))
             if b"ready" not in next(channel.lines(), b""):
                 channel.close()
                 if not transport.is_active():
@@ -303,12 +311,10 @@ class SshTransport(Transport):
             self._commands = _Commands(self.host, channel)
             return self._commands
 
-    def _open(
-        self, argv: Sequence[str], env: Mapping[str, str], transport: paramiko.Transport
-    ) -> SshChannel:
+    def _open(self, line: str, transport: paramiko.Transport) -> SshChannel:
         try:
             channel = transport.open_session(timeout=CONNECT_S)
-            channel.exec_command(_shell_line(argv, env) + " 2>/dev/null")
+            channel.exec_command(line + " 2>/dev/null")
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise HostProblem(
                 self.host, "no channel could be opened", str(error) or type(error).__name__
@@ -349,10 +355,19 @@ class SshTransport(Transport):
         return Completed(code, out.decode(errors="replace"), err.decode(errors="replace"))
 
     def start(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Channel:
-        # Asked first: a channel tells of a missing program only by its end.
-        if self.run(["/bin/sh", "-c", 'command -v -- "$1"', "sh", argv[0]]).code:
+        # A channel tells of a missing program only by its end: an empty line says that it is there.
+        there = f"command -v -- {shlex.quote(argv[0])} >/dev/null && echo && "
+        transport = self.connection()
+        channel = self._open(there + _shell_line(argv, env or {}), transport)
+        if not channel.first_line(ANSWER_S):
+            silent = not channel.is_over
+            channel.close()
+            if not transport.is_active():
+                raise _lost(self.host)
+            if silent:
+                raise HostProblem(self.host, f"no answer for {ANSWER_S:g} s")
             raise HostProblem(self.host, f"there is no program {argv[0]}")
-        return self._open(argv, env or {}, self.connection())
+        return channel
 
     # --- files ---
 
@@ -366,6 +381,7 @@ class SshTransport(Transport):
             sftp.put(str(source), scratch, confirm=True)
             sftp.chmod(scratch, source.stat().st_mode & 0o777)
             sftp.posix_rename(scratch, target)
+            self._count(source.stat().st_size)
 
     def get(self, source: str, target: Path) -> None:
         with self._files(f"cannot copy {source} to {target}") as sftp:
@@ -374,9 +390,14 @@ class SshTransport(Transport):
             scratch = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
             try:
                 sftp.get(source, str(scratch))
+                self._count(scratch.stat().st_size)
                 os.replace(scratch, target)
             finally:
                 scratch.unlink(missing_ok=True)
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self.moved_bytes += size
 
     @contextlib.contextmanager
     def _files(self, what: str) -> Iterator[paramiko.SFTPClient]:
@@ -414,7 +435,7 @@ def socket_to(entry: HostEntry, jump: SshTransport | None) -> Any:
         )
     except HostProblem as problem:
         what = f"its jump host {name}: {problem.what}"
-        raise HostProblem(entry.name, what, problem.why, problem.todo) from None
+        raise type(problem)(entry.name, what, problem.why, problem.todo) from None
     except paramiko.SSHException as error:
         why = getattr(error, "text", "") or str(error)
         todo = f"check the address and port of {entry.name} as {name} sees it"

@@ -25,6 +25,10 @@ class HostProblem(Exception):
         super().__init__(f"{host}: {self.what}")
 
 
+class NotLetIn(HostProblem):
+    """A login that was refused, or a host key that was: trying again by itself changes nothing."""
+
+
 @dataclass(frozen=True)
 class Completed:
     """How a command ended. `code` is negative for a signal."""
@@ -54,6 +58,7 @@ class Transport(ABC):
     """A way to one host. Every call may be made from any thread."""
 
     host: str
+    moved_bytes: int = 0  # of files that travelled, both ways
 
     @abstractmethod
     def run(

@@ -62,6 +62,8 @@ class ModelSpec:
     paper: str = ""
     # CPU-seconds for a million rows, by worker and, where it matters, by "worker/profile"
     cost: Mapping[str, float] = field(default_factory=dict)
+    # bytes that a rank tells the others for each row it trains, by profile ("" = any other)
+    traffic: Mapping[str, float] = field(default_factory=dict)
 
     def metric(self, name: str) -> Metric:
         """The metric of that name; KeyError lists the known ones."""

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -38,17 +39,23 @@ def rank_and_size() -> tuple[int, int]:
 
 
 class Ranks:
-    """The ranks of this job. Every rank must make the same calls in the same order."""
+    """The ranks of this job. Every rank must make the same calls in the same order.
+
+    `waited_s` is what this rank has spent in collectives, waiting for others included, and
+    `heard_bytes` what it got from them there.
+    """
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
+        self.waited_s, self.heard_bytes = 0.0, 0.0
         self._shared: SharedMemory | None = None
         self._one_host: bool | None = None  # not yet known
 
     def sum(self, tensor: torch.Tensor) -> None:
         """Add the tensor over all ranks, in place."""
         if self.size > 1:
-            with _lost_ranks_explained():
+            ring = 2 * (self.size - 1) / self.size
+            with self._talking(ring * tensor.numel() * tensor.element_size()):
                 gloo.all_reduce(tensor)
 
     def gather(self, tensor: torch.Tensor, counts: list[int]) -> torch.Tensor:
@@ -62,7 +69,7 @@ class Ranks:
         padded = tensor.new_empty((most, *tensor.shape[1:]))
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in counts]
-        with _lost_ranks_explained():
+        with self._talking((self.size - 1) * padded.numel() * padded.element_size()):
             gloo.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
@@ -73,7 +80,7 @@ class Ranks:
         result may change with the next but one call.
         """
         self._prepare(len(tensor))
-        with _lost_ranks_explained():
+        with self._talking((self.size - 1) * len(tensor) * tensor.element_size()):
             if self._shared is not None:
                 return self._shared.exchange(tensor, _PATIENCE.total_seconds())
             everyone = tensor.new_empty((self.size, len(tensor)))
@@ -97,7 +104,8 @@ class Ranks:
         self._prepare(most)
         if self._shared is None:
             parts = rows.new_empty((sum(taken), width))
-            with _lost_ranks_explained():
+            heard = (sum(taken) - taken[self.rank]) * width * rows.element_size()
+            with self._talking(heard):
                 gloo.all_to_all_single(parts, rows.contiguous(), taken, given)
             return list(parts.split(taken))
         message = torch.empty(most)
@@ -165,13 +173,22 @@ class Ranks:
             return value
         text = json.dumps(value).encode() if self.rank == 0 else b""
         length = torch.tensor([len(text)], dtype=torch.int64)
-        with _lost_ranks_explained():
+        with self._talking(len(text)):
             gloo.broadcast(length, src=0)
             data = torch.zeros(int(length), dtype=torch.uint8)
             if self.rank == 0:
                 data = torch.frombuffer(bytearray(text), dtype=torch.uint8)
             gloo.broadcast(data, src=0)
         return json.loads(bytes(data.tolist()))
+
+    @contextlib.contextmanager
+    def _talking(self, heard: float) -> Iterator[None]:
+        """Count a collective in which this rank hears so many bytes."""
+        begun = time.monotonic()
+        with _lost_ranks_explained():
+            yield
+        self.waited_s += time.monotonic() - begun
+        self.heard_bytes += heard
 
     def leave(self) -> None:
         """End the communication; harmless when it never began."""

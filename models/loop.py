@@ -23,6 +23,7 @@ from models.loop_data import Batch, Rows, ShuffledRows
 from models.loop_score import validate
 from models.messages import Messenger, Note, Saved, Scalar, Workload
 from models.messages import Progress as ProgressMessage
+from models.pace import StepClock
 from models.placement import Placement
 from models.pulse import Pulse
 from models.worker import StopFlag, Stopped, WorkFailed
@@ -112,6 +113,11 @@ class Progress:
     curve: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = ""
 
+    @property
+    def paused_seconds(self) -> float:
+        """Seconds of validations and checkpoints: they are no steps."""
+        return self.eval_seconds + self.save_seconds
+
 
 class Loop:
     """One training of one task, by one rank."""
@@ -135,6 +141,7 @@ class Loop:
         self._saved_at = self._told_at = self._since = time.monotonic()
         self._cpu_since = time.process_time()
         self._loss, self._loss_rows, self._paused = 0.0, 0, 0.0
+        self.clock = StepClock(ranks, messenger)
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
@@ -157,7 +164,8 @@ class Loop:
         """Train to the end; raises Stopped after saving when a stop was requested."""
         steps = self.data.steps
         self._since = self._saved_at = self._told_at = time.monotonic()
-        self._paused = self.progress.eval_seconds + self.progress.save_seconds
+        self._paused = self.progress.paused_seconds
+        self.clock.begin(self._paused)
         self._cpu_since = time.process_time()
         self._pulse.begin(self.progress.step)
         while not self.progress.stop_reason:
@@ -167,6 +175,7 @@ class Loop:
                 if self._ended_after(signals, steps):
                     break
         self._pulse.writes(self.progress.step, self._bytes())  # the weights, by whoever calls
+        self.clock.tell(self.progress.step, self.progress.paused_seconds, over=True)
         return self.progress
 
     def best_weights(self) -> dict[str, torch.Tensor]:
@@ -179,7 +188,8 @@ class Loop:
     def _step(self, batch: Batch, steps: int) -> list[float]:
         progress, plan = self.progress, self.plan
         factor = plan.factor(progress.step, steps)
-        signals = self.task.step(batch, factor, [0.0, *self._wishes()])
+        with self.clock.step():
+            signals = self.task.step(batch, factor, [0.0, *self._wishes()])
         progress.step += 1
         progress.rows += batch.global_rows
         if not math.isfinite(signals[LOSS]):
@@ -192,6 +202,7 @@ class Loop:
         self._loss_rows += batch.global_rows
         self._tell(steps)
         self._pulse.beat(progress.step)
+        self.clock.tell(progress.step, progress.paused_seconds)
         return signals
 
     def _wishes(self) -> list[float]:
@@ -304,7 +315,7 @@ class Loop:
         if self.ranks.rank or (now - self._told_at < REPORT_S and done + 1 < steps):
             return
         # Validations and checkpoints are no training: their time is taken out of the speed.
-        paused = progress.eval_seconds + progress.save_seconds
+        paused = progress.paused_seconds
         seconds = now - self._told_at - (paused - self._paused)
         self._told_at, self._paused = now, paused
         rows = self.data.source.rows

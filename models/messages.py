@@ -51,6 +51,18 @@ class Scalar(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pace(Message):
+    """How the last `steps` steps of a rank went, up to `step`: seconds of a step in its own work
+    and in waiting for the others."""
+
+    kind: ClassVar[str] = "pace"
+    step: int
+    steps: int
+    own_s: float
+    wait_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workload(Message):
     """The least that a row costs: operations, and bytes between CPU and memory."""
 
@@ -119,7 +131,8 @@ class Done(Message):
 
 
 KINDS: dict[str, type[Message]] = {
-    cls.kind: cls for cls in (Progress, Scalar, Workload, Note, Problem, Beat, Saved, Result, Done)
+    cls.kind: cls
+    for cls in (Progress, Scalar, Pace, Workload, Note, Problem, Beat, Saved, Result, Done)
 }
 
 

@@ -59,7 +59,10 @@ def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[st
         if ranks.rank:
             return {}
         messenger.send(Note(text=f"training ended: {progress.stop_reason}"))
-        values = {**result(task, best, progress, work), "weights_sha256": sha256}
+        values = {
+            **result(task, best, progress, work), "weights_sha256": sha256,
+            "mean_step": loop.clock.result(),
+        }  # fmt: skip
         described = {
             "version": 1, "model": model.name, "settings": settings, **task.describe(),
             "seed": spec["seed"], "metrics": {"valid": values["best"]["valid"]},

@@ -10,7 +10,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 
 from aiok_tui.actions import HOSTS, bindings, hints
-from aiok_tui.screens import hostparts
+from aiok_tui.screens import hostparts, livehost
 from aiok_tui.screens.base import FeedScreen, Turn
 from aiok_tui.widgets.glyphs import state_cell
 from aiok_tui.widgets.hints import Hints
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiok_tui.hostboard import HostRow
+    from engine.monitor import Reading
 
+WIDE, VERY_WIDE = 100, 150
 WELCOME: tuple[list[Cell], ...] = (
     [("No hosts yet.", "strong")],
     [],
@@ -66,7 +68,12 @@ class HostsScreen(FeedScreen):
         self.query_one("#hosts").focus()
         reading: list[Cell] = [(" hosts", "strong"), ("   reading the inventory", "dim")]
         self.query_one("#top", Lines).show([reading])
+        self.aiok.host_work.live.begin()
         self.aiok.host_work.listing(self._look_at_new)
+
+    def on_unmount(self) -> None:
+        """Nobody looks at the live figures any more."""
+        self.aiok.host_work.live.end()
 
     def _look_at_new(self) -> None:
         rows = self.aiok.board.rows.values()
@@ -95,11 +102,15 @@ class HostsScreen(FeedScreen):
         top = spread([(" hosts", "strong"), (f"   {said}", "dim")], [self.clock_cell()], width - 1)
         self.query_one("#top", Lines).show([top])
         table = self.query_one("#hosts", LineTable)
-        wide = width >= 100
+        wide = width >= WIDE
+        live = self.aiok.host_work.live.readings()
         columns = [Column("HOST", 14), Column("CLUSTER", 10), Column("STATE", 14),
-                   *([Column("REACHED AS", 24)] if wide else []),
-                   Column("ANSWERED", 10), Column("WHAT")]  # fmt: skip
-        table.show(columns, [Row(row.name, _cells(row, wide, now)) for row in rows.values()])
+                   *([Column("REACHED AS", 24)] if width >= VERY_WIDE else []),
+                   *([Column(name, 6, right=True) for name in ("CPU", "MEM", "NET")]
+                     if wide else []),
+                   Column("HEARD", 10), Column("WHAT")]  # fmt: skip
+        table.show(columns, [Row(row.name, _cells(row, live.get(row.name), width, now))
+                             for row in rows.values()])  # fmt: skip
         welcome, details = self.query_one("#welcome", Lines), self.query_one("#details")
         welcome.display = not rows
         welcome.show(WELCOME)
@@ -108,17 +119,19 @@ class HostsScreen(FeedScreen):
         self.set_class(self.zoomed, "-zoomed")
         row = rows.get(table.cursor or "")
         if row is not None and details.display:
-            self._draw_details(row, now)
+            self._draw_details(row, live.get(row.name), now)
 
-    def _draw_details(self, row: HostRow, now: float) -> None:
+    def _draw_details(self, row: HostRow, live: Reading | None, now: float) -> None:
         width = self.size.width
-        wide = width >= 100
+        wide = width >= WIDE
         self.query_one("#placed").display = wide
         room = width // 2 - 5 if wide else width - 5
         about = self.query_one("#about")
         if about.border_title != row.name:
             about.border_title = row.name
         lines, placed = hostparts.detail_lines(row, room, now), hostparts.ledger_lines(row, room)
+        if live is not None:
+            lines[1:1] = livehost.lines(live, room)
         if not wide:
             lines += [[], [("placed by aiok", "accent")], *placed]
         self.query_one("#facts", Lines).show(lines)
@@ -222,17 +235,20 @@ class HostsScreen(FeedScreen):
             self.app.pop_screen()
 
 
-def _cells(row: HostRow, wide: bool, now: float) -> list[Cell]:
+def _cells(row: HostRow, live: Reading | None, width: int, now: float) -> list[Cell]:
     problems = row.problems
     if row.doing:
         what: Cell = (hostparts.cut(row.phase), "accent")
     elif problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         what = (f"! {hostparts.cut(problems[0].what)}{more}", "bad")
+    elif width < WIDE and live is not None and live.sample is not None:
+        what = livehost.text(live)
     elif row.facts is not None:
         what = (hostparts.facts_text(row.facts, row.report), "dim")
     else:
         what = ("", "dim")
-    place: list[Cell] = [(row.place, "dim")] if wide else []
-    return [(row.name, "plain"), (row.cluster, "dim"), state_cell(row.status), *place,
-            (hostparts.age(row, now), "dim"), what]  # fmt: skip
+    place: list[Cell] = [(row.place, "dim")] if width >= VERY_WIDE else []
+    figures = livehost.cells(live) if width >= WIDE else []
+    return [(row.name, "plain"), (row.cluster, "dim"), state_cell(row.status), *place, *figures,
+            livehost.heard(live) or (hostparts.age(row, now), "dim"), what]  # fmt: skip

@@ -58,24 +58,27 @@ def review(engine: Engine, answers: dict[str, str]) -> Reviewed:
 
 def plan_lines(plan: Plan, width: int) -> list[Line]:
     """Steps with their estimates, the sum below."""
-    title = max(10, width - 40)
-    lines: list[Line] = [
-        [(f"{'STEP':<11}{'':<{title}}{'TIME':>8}{'MEMORY':>10}{'DISK':>10}", "dim")]
-    ]
+    title = max(10, width - 50)
+    head = f"{'STEP':<11}{'':<{title}}{'TIME':>8}{'MEMORY':>10}{'DISK':>10}{'NETWORK':>10}"
+    head = f"{'STEP':<11}{'':<{title}}{'TIME':>8}{'MEMORY':>10}{'DISK':>10}{'NETWORK':>10}"
+    lines: list[Line] = [[(head, "dim")]]
     for step in plan.steps:
         estimate = step.estimate
         time = "reused" if step.reuse else f"{estimate.minutes:.1f} min"
         memory, disk = f"{estimate.memory_gib:.1f} GiB", f"{estimate.disk_gib:.2f} GiB"
+        network = f"{estimate.network_gib:.2f} GiB"
         lines.append([
             (fit(step.id, 10) + " ", "plain"), (fit(step.title, title - 1) + " ", "dim"),
-            (f"{time:>8}", "good" if step.reuse else "plain"), (f"{memory:>10}{disk:>10}", "dim"),
+            (f"{time:>8}", "good" if step.reuse else "plain"),
+            (f"{memory:>10}{disk:>10}{network:>10}", "dim"),
         ])  # fmt: skip
     todo = [step.estimate for step in plan.steps if not step.reuse]
     minutes, disk_gib = sum(e.minutes for e in todo), sum(e.disk_gib for e in todo)
     most = max((e.memory_gib for e in todo), default=0.0)
     memory, disk = f"{most:.1f} GiB", f"{disk_gib:.2f} GiB"
-    total = f"{minutes:.1f} min"
-    lines.append([(f"{'in all':<11}{'':<{title}}{total:>8}{memory:>10}{disk:>10}", "strong")])
+    total, network = f"{minutes:.1f} min", f"{sum(e.network_gib for e in todo):.2f} GiB"
+    below = f"{'in all':<11}{'':<{title}}{total:>8}{memory:>10}{disk:>10}{network:>10}"
+    lines.append([(below, "strong")])
     return lines
 
 

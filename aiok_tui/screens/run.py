@@ -12,6 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
 
 from aiok_tui.actions import RUN, bindings, hints
+from aiok_tui.measured import pace_summary
 from aiok_tui.output import loss_text
 from aiok_tui.screens import parts
 from aiok_tui.screens.base import RunActions, Turn
@@ -361,6 +362,8 @@ def _notes(state: RunState, step: StepState, width: int, now: float) -> list[lis
         lines += wrap(parts.step_text(step, now)[0], width)
     if step.fraction is not None and step.status is StepStatus.RUNNING:
         lines.append([(bar(step.fraction, min(40, width)), "accent")])
+    if paces := pace_summary(step):
+        lines += wrap(paces, width, "warn" if step.slow else "dim", "  ")
     beside = roofline(state, step)
     if beside is not None:
         if step.status is not StepStatus.RUNNING:  # then the line stands above all panels

@@ -79,9 +79,9 @@ class Meters(Lines):
             line("cpu", cpu / 100, f"{cpu:.0f} %{count}", course("cpu"), 100.0),
             line("memory", used / total if total else None, f"{used:.1f} of {total:.1f} GiB",
                  course("memory_used_gib"), total or None),
-            line("disk", None, _pair(last, "disk_read_mib_s", "disk_write_mib_s", "r", "w"),
+            line("disk", None, pair(last, "disk_read_mib_s", "disk_write_mib_s", "r", "w"),
                  both("disk_read_mib_s", "disk_write_mib_s")),
-            line("network", None, _pair(last, "net_rx_mib_s", "net_tx_mib_s", "rx", "tx"),
+            line("network", None, pair(last, "net_rx_mib_s", "net_tx_mib_s", "rx", "tx"),
                  both("net_rx_mib_s", "net_tx_mib_s")),
             line("job", None, f"{number(last, 'job_cpu'):.0f} % cpu, "
                  f"{number(last, 'job_memory_gib'):.2f} GiB", course("job_memory_gib")),
@@ -91,7 +91,8 @@ class Meters(Lines):
         self.show(lines)
 
 
-def _pair(sample: Mapping[str, Any], one: str, other: str, a: str, b: str) -> str:
+def pair(sample: Mapping[str, Any], one: str, other: str, a: str, b: str) -> str:
+    """Two rates of a sample: r 1.0  w 2.0 MiB/s."""
     return f"{a} {number(sample, one):.1f}  {b} {number(sample, other):.1f} MiB/s"
 
 

@@ -6,14 +6,12 @@ command it came from.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine import estimates
 from engine.report import telemetry
 from engine.report.plaintext import as_dict, as_dicts, number, plain_tree, show
 from engine.roofline import rooflines
@@ -104,6 +102,7 @@ def collect(folder: RunFolder, state: RunState, plan: dict[str, Any]) -> dict[st
         "data": context.data,
         "figures": _figures(context),
         "steps": steps,
+        "estimates": {"run": estimates.score(state), "record": estimates.record()},
         "curves": _curves(state),
         "telemetry": {
             "seconds": round(clock.span, 3),
@@ -158,6 +157,7 @@ def _step(folder: RunFolder, step: StepState, planned: dict[str, Any]) -> dict[s
     """One step: what was planned, what it took, how to repeat it."""
     estimate = as_dict(planned.get("estimate"))
     minutes = number(estimate.get("minutes"))
+    output = folder.path / "artifacts" / step.id
     command = step.command or planned.get("command") or _logged_command(folder, step.id)
     return {
         "id": step.id,
@@ -167,13 +167,17 @@ def _step(folder: RunFolder, step: StepState, planned: dict[str, Any]) -> dict[s
         "status": str(step.status),
         "seconds": step.seconds if step.status is not StepStatus.REUSED else None,
         "rows_per_second": number(step.result.get("rows_per_second")),
-        "memory_gib": number(step.result.get("peak_rss_gib")),
-        "disk_gib": _folder_gib(folder.path / "artifacts" / step.id),
+        "memory_gib": step.actual.get("memory_gib", number(step.result.get("peak_rss_gib"))),
+        "disk_gib": round(estimates.folder_gib(output), 6) if output.is_dir() else None,
+        "network_gib": step.actual.get("network_gib"),
         "estimate": {
             "seconds": None if minutes is None else minutes * 60,
             "memory_gib": number(estimate.get("memory_gib")),
             "disk_gib": number(estimate.get("disk_gib")),
+            "network_gib": number(estimate.get("network_gib")),
         },
+        "ratios": estimates.ratios(step),
+        "ranks": [{"rank": rank, **asdict(pace)} for rank, pace in enumerate(step.paces)],
         "command": shlex.join(map(str, command)) if isinstance(command, list) else str(command),
     }
 
@@ -186,18 +190,6 @@ def _logged_command(folder: RunFolder, step: str) -> str:
     except OSError:
         return ""
     return started[-1] if started else ""
-
-
-def _folder_gib(path: Path) -> float | None:
-    """Size of a step's output in GiB, None when there is none to be read."""
-    total = 0
-    if not path.is_dir():
-        return None
-    for root, _, files in os.walk(path):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(root, name)).st_size
-    return round(total / 2**30, 6)
 
 
 class _Context:

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from engine.estimates import sentence
 from engine.report.charts import Bar, Frame, Level, Line, bar_chart, line_chart
 from engine.report.plaintext import number, show, show_gib, show_seconds
 
@@ -36,6 +37,7 @@ def render(document: dict[str, Any]) -> str:
         headline=_headline(by_name, document),
         curve_charts=_curve_charts(document),
         time_chart=_time_chart(document["steps"]),
+        estimated=_estimated(document["estimates"]),
         etl_plans=_etl_plans(document["etl"]["plan"]),
         inference_charts=_inference_charts(document["inference"]["curves"]),
         batches=_batches(document["inference"]["curves"]),
@@ -210,6 +212,16 @@ def _time_chart(steps: list[dict[str, Any]]) -> Markup:
             text = show_seconds(step["seconds"])
         bars.append(Bar(step["title"], step["seconds"], text, step["estimate"]["seconds"]))
     return bar_chart(bars, "Time by step")
+
+
+def _estimated(scores: dict[str, Any]) -> str:
+    """How this run and the ones before it compare to their estimates, "" when none can be."""
+    own, known = sentence(scores["run"]), sentence(scores["record"]["ratios"])
+    parts = [
+        f"This run took {own} (median of its steps)." if own else "",
+        f"Its {scores['record']['runs']} predecessors here: {known} (median)." if known else "",
+    ]
+    return " ".join(part for part in parts if part)  # fmt: skip
 
 
 def _etl_plans(rows: list[dict[str, Any]]) -> list[dict[str, str]]:

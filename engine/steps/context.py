@@ -13,6 +13,8 @@ from typing import Any
 
 from engine import events as ev
 from engine.environments import environment_folder
+from engine.estimates import Usage
+from engine.pace import RankPaces
 from engine.plan import Plan, Step
 from engine.store import EventLog, RunFolder, cache_folder
 from engine.work import Launch, Listener, LogFile, run_worker, write_spec
@@ -24,6 +26,7 @@ from hosts.transport import clean
 from models import catalog, messages
 
 PROGRESS_S = 0.5
+PACE_S = 5.0
 
 
 @dataclass(kw_only=True)
@@ -39,6 +42,11 @@ class Context:
     stop_level: Callable[[], int]
     without: tuple[str, ...] = ()  # hosts of the cluster that this attempt leaves out
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    usages: dict[str, Usage] = field(default_factory=dict)
+
+    def usage(self, step: Step) -> Usage:
+        """What a step takes, counted while it runs."""
+        return self.usages.setdefault(step.id, Usage())
 
     def emit(self, cls: type[ev.Event], **fields: Any) -> None:
         """Append an event, time-stamped now."""
@@ -59,7 +67,7 @@ class Context:
 
     def job(self, step: Step) -> str:
         """The name of a step's job in this attempt; the tag of its processes."""
-        return f"{self.folder.id}.{step.id}.{self.attempt}"
+        return f"{self.folder.tag}.{step.id}.{self.attempt}"
 
     @property
     def cluster(self) -> str:
@@ -87,6 +95,8 @@ class StepListener(Listener):
         self._log = LogFile(context.folder.logs(step.id) / "output.log")
         self._last_progress = 0.0
         self._silent_told: dict[str, float] = {}
+        self._paces, self._last_pace = RankPaces(), time.monotonic()
+        self.rank_hosts: Sequence[str] = ()  # by rank; all on this machine where it is empty
 
     def output(self, text: str) -> None:
         self._log.write(text)
@@ -97,10 +107,12 @@ class StepListener(Listener):
         self.output(f"$ {shlex.join(['env', *exports, *argv])}\n")
 
     def close(self) -> None:
-        """Close the log file."""
+        """Tell the last step times and close the log file."""
+        self._tell_paces()
         self._log.close()
 
     def sample(self, host: str, sample: Mapping[str, Any]) -> None:
+        self._context.usage(self._step).sample(host, sample)
         path = self._context.folder.telemetry(host)
         with contextlib.suppress(OSError):  # a sample that is not kept ends no run
             path.parent.mkdir(exist_ok=True)
@@ -129,6 +141,8 @@ class StepListener(Listener):
                 split=message.split, rows=message.rows, step_count=message.step,
                 epoch=message.epoch,
             )  # fmt: skip
+        elif isinstance(message, messages.Pace):
+            self._pace(message, rank)
         elif isinstance(message, messages.Workload) and rank == 0:
             emit(
                 ev.WorkloadCounted, step=step, flops_per_row=message.flops_per_row,
@@ -138,6 +152,29 @@ class StepListener(Listener):
             emit(ev.Noted, step=step, text=clean(message.text), level=message.level)
         elif isinstance(message, messages.Saved) and rank == 0:
             emit(ev.CheckpointSaved, step=step, step_count=message.step)
+
+    def _pace(self, message: messages.Pace, rank: int) -> None:
+        """All ranks now and then, a rank that becomes slow at once."""
+        self._paces.take(rank, message.steps, message.own_s, message.wait_s)
+        if time.monotonic() - self._last_pace >= PACE_S:
+            self._tell_paces()
+        for slow, ratio in self._paces.changes().items():
+            self._context.emit(
+                ev.RankSlow, step=self._step.id, rank=slow, host=self._host_of(slow), ratio=ratio
+            )
+
+    def _tell_paces(self) -> None:
+        self._last_pace = time.monotonic()
+        if known := self._paces.lately():
+            self._context.emit(
+                ev.RanksPaced, step=self._step.id,
+                hosts=[self._host_of(rank) for rank in range(len(known))],
+                own_s=[round(own, 6) for own, _ in known],
+                wait_s=[round(wait, 6) for _, wait in known],
+            )  # fmt: skip
+
+    def _host_of(self, rank: int) -> str:
+        return self.rank_hosts[rank] if rank < len(self.rank_hosts) else LOCAL
 
 
 # No .pyc is written into the shared copy of the code, and output is seen when it is said.

@@ -54,7 +54,7 @@ class ClusterEtl:
     def clear(self) -> None:
         """End and remove what earlier attempts left on the hosts."""
         over_hosts.at_each(self.sites, lambda site: over_hosts.clear_jobs(self.context, site))
-        left = f"{self.context.folder.id}.{self.step.id}."
+        left = f"{self.context.folder.tag}.{self.step.id}."
         remove = 'rm -rf -- "$1"/.*."$2"*'
         self.head.transport.run(["/bin/sh", "-c", remove, "sh", str(self.root), left])
 
@@ -158,7 +158,7 @@ class ClusterEtl:
 
     def _service(self, role: str) -> str:
         """The job of Spark's master or worker: cleared with the others of this run."""
-        return f"{self.context.folder.id}.{self.step.id}-{role}.{self.context.attempt}"
+        return f"{self.context.folder.tag}.{self.step.id}-{role}.{self.context.attempt}"
 
     def _java(self) -> list[str]:
         """Where each host has its Java; those without get a runtime made here."""

@@ -66,6 +66,7 @@ def make_hosts_ready(context: Context, step: Step) -> dict[str, int]:
             context.cluster, [lock_of(name) for name in sorted(needed)], report, sites=sites
         )
     finally:
+        context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
         clusters.leave(sites)
     host_jobs.refuse(outcomes)
     return {outcome.host: len(outcome.changed) for outcome in outcomes}

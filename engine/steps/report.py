@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine import estimates
 from engine.plan import Step
 from engine.report.figures import collect
 from engine.report.page import render
@@ -40,4 +41,7 @@ def write_report(
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Write the report of the run as it stands: every step before this one is whole."""
     plan = json.loads(context.folder.plan.read_text(encoding="utf-8"))
-    return write_report(context.folder, context.folder.state(), plan, output)
+    state = context.folder.state()
+    result = write_report(context.folder, state, plan, output)
+    estimates.keep(state)
+    return result

@@ -32,7 +32,7 @@ def _train(context: Context, step: Step, checkpoints: Path, output: Path) -> dic
     ranks = int(step.settings["ranks"])
     if context.cluster != LOCAL:
         return train_over_hosts(context, step, _spec(context, step, ranks), checkpoints, output)
-    meeting = jobs_folder() / f"{context.folder.id}.{step.id}.{context.attempt}.rendezvous"
+    meeting = jobs_folder() / f"{context.folder.tag}.{step.id}.{context.attempt}.rendezvous"
     meeting.unlink(missing_ok=True)
     spec = {
         **_spec(context, step, ranks),

@@ -45,7 +45,7 @@ class ClusterTraining:
         # In a folder that all hosts see the data lies once.
         self.shared = over_hosts.shared_place(context.cluster)
         self.data = self.shared / identity if self.shared else self.head.output(identity)
-        self.kept = self.head.home / "checkpoints" / f"{context.folder.id}.{step.id}"
+        self.kept = self.head.home / "checkpoints" / f"{context.folder.tag}.{step.id}"
 
     def clear(self) -> None:
         """End and remove what earlier attempts left on the hosts."""
@@ -127,13 +127,14 @@ class ClusterTraining:
         self.head.transport.run(["mkdir", "-p", str(self.place / "output")])
         argv, env = self.command(layouts)
         listener = ClusterListener(self.context, self.step, sites, checkpoints)
+        listener.rank_hosts = [host.host for host in layouts for _ in range(host.layout.ranks)]
         listener.command(argv, env)
         launch = Launch(
             job=self.job, code=self.context.code.name, argv=argv, env=env,
             ranks=sum(host.layout.ranks for host in layouts),
             grace_s=float(self.context.value("faults.grace_s")),
             hang_s=float(self.context.value("faults.hang_s")),
-            hosts=[host.host for host in layouts for _ in range(host.layout.ranks)],
+            hosts=listener.rank_hosts,
         )  # fmt: skip
         try:
             return run_worker(
@@ -211,4 +212,5 @@ def train_over_hosts(
         training.clear()
         return result
     finally:
+        context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
         clusters.leave(sites)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from engine import api
+from engine import api, clusters
+from engine.advisor import DISK_GIB, ClusterHost
 from engine.environments import lock_of, size_to_install
 from hosts import provision
 from hosts.installer import MARKER
 from hosts.local import LocalTransport
+from models import catalog
 
 IPEX = ["train.environment=ipex"]
 
@@ -73,3 +75,32 @@ def test_a_host_that_cannot_have_ipex_is_told_before_it_runs(
     (problem,) = api.plan("tiny", IPEX).problems
     assert problem.startswith(said)
     assert api.plan("tiny").problems == ()
+
+
+def test_what_travels_to_and_between_hosts_is_estimated(
+    aiok_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = api.host_facts()
+    lacks = {"h1": {"torch": 0.5, "ipex": 4.0}, "h2": {}, "h3": {}}
+    lab = [
+        ClusterHost(name=name, slots=1, facts=facts, missing_gib=missing)
+        for name, missing in lacks.items()
+    ]
+
+    def network(count: int) -> dict[str, float]:
+        monkeypatch.setattr(api, "cluster_hosts", lambda _: tuple(lab[:count]))
+        words = ["dataset.generate.rows=1000000", "train.checkpoint_s=600"]
+        words += ["cluster=lab", f"train.ranks={count}"] if count else []
+        plan = api.plan("tiny", words)
+        return {step.id: step.estimate.network_gib for step in plan.steps}
+
+    assert set(network(0).values()) == {0.0}
+    one, two, three = (network(count)["train"] for count in (1, 2, 3))
+    assert network(3)["provision"] == 0.5  # nobody needs ipex there
+    assert DISK_GIB["etl"] <= one < two < three
+    # each further host gets the data, and the words of one more rank go once around the ring
+    told = 8 * 1e6 * catalog.load("dlrm").traffic["tiny"] / 2**30  # 8 epochs
+    assert two - one == pytest.approx(DISK_GIB["etl"] + told, rel=1e-3)
+    assert three - two == pytest.approx(two - one, rel=1e-3)
+    monkeypatch.setattr(clusters, "shared_folder", lambda _: "/shared")
+    assert network(3)["train"] == pytest.approx(three - 2 * DISK_GIB["etl"], abs=1e-3)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,14 @@ import pytest
 from engine import api, data_jobs, datasets, housekeeping
 from engine import events as ev
 from engine.code import deploy
-from engine.errors import InputError
+from engine.errors import EnvironmentProblem, InputError
 from engine.facts import data_files
 from engine.questions import questions
 from engine.store import (
     RunFolder,
     create_run_folder,
     exclusive,
+    home_id,
     is_locked,
     open_run_folder,
     process_identity,
@@ -152,7 +154,7 @@ def test_clean_leaves_what_is_at_work(aiok_home: Path) -> None:
     """A run with a dot in its name, a data job, and the code that both use."""
     jobs, code = aiok_home / "jobs", deploy()
     make_run(aiok_home, "my.v2-1")
-    for name in ("my.v2-1.train.1", "generate-1-1", "generate-2-2"):
+    for name in (f"{home_id()}.my.v2-1.train.1", "generate-1-1", "generate-2-2"):
         (jobs / name).mkdir(parents=True)
     mine = process_identity(os.getpid())
     (jobs / "generate-1-1" / "supervisor.pid").write_text(json.dumps([mine["pid"], mine["start"]]))
@@ -179,10 +181,23 @@ def test_clean_leaves_what_is_at_work(aiok_home: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "run"),
     [("a-1.train.1", "a-1"), ("a.b-1.train.12", "a.b-1"), ("a-1.etl.2.rendezvous", "a-1"),
-     ("a-1.b-1.etl.1", "a-1.b-1"), ("generate-1-1", "")],
+     ("a-1.b-1.etl.1", "a-1.b-1")],
 )  # fmt: skip
-def test_a_job_names_its_run(name: str, run: str) -> None:
-    assert run_of_job(name) == run
+def test_a_job_names_its_run_and_home(aiok_home: Path, name: str, run: str) -> None:
+    assert run_of_job(f"{home_id()}.{name}") == run
+    other = "".join("0" if digit != "0" else "1" for digit in home_id())
+    assert run_of_job(f"{other}.{name}") == ""  # a run of that name in another home
+    assert run_of_job("generate-1-1") == ""
+
+
+def test_a_home_has_one_name_for_ever_and_a_damaged_one_is_told(aiok_home: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: home_id(), range(64)))
+    assert found == {(aiok_home / "id").read_text()}
+    assert [path.name for path in aiok_home.glob(".id*")] == []
+    (aiok_home / "id").write_text("../x")
+    with pytest.raises(EnvironmentProblem, match="id is damaged"):
+        home_id()
 
 
 def test_a_damaged_data_set_hides_no_other(aiok_home: Path) -> None:

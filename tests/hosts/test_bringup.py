@@ -99,7 +99,7 @@ def test_nothing_of_ours_runs_or_listens_at_rest(bed: Testbed, lock: Lock) -> No
     assert running == []
 
 
-@pytest.mark.parametrize("moment", ["code", "small: copy", "small: unpack", "small: compile"])
+@pytest.mark.parametrize("moment", ["code", "small: copy", "small: check", "small: unpack"])
 def test_a_host_killed_midway_is_the_only_one_that_the_next_up_heals(
     bed: Testbed, lock: Lock, moment: str
 ) -> None:

@@ -54,7 +54,7 @@ def test_it_learns_and_says_so(trained: Path) -> None:
     assert set(values) == {
         "best", "steps", "rows", "seconds", "cpu_seconds", "rows_per_second", "eval_seconds",
         "parameters", "stop_reason", "weights_sha256", "peak_rss_gib", "precision", "placement",
-        "flops_per_row", "bytes_per_row",
+        "flops_per_row", "bytes_per_row", "mean_step",
     }  # fmt: skip
     curve = [m for m in messages(trained, "scalar") if m["split"] == "valid" and m["name"] == "auc"]
     assert max(point["value"] for point in curve) == values["best"]["valid"]["auc"]

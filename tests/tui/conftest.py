@@ -22,7 +22,7 @@ from tests.testbed import own_testbed  # noqa: F401
 from tests.tui import recorded
 from tests.tui.recorded_hosts import RecordedHosts, write_inventory
 
-ON_HOSTS = ("meet_host", "check_hosts", "hosts_up", "hosts_down")
+ON_HOSTS = ("meet_host", "check_hosts", "hosts_up", "hosts_down", "Monitor")
 
 STEPS = tuple(
     Step(id=s["id"], kind=s["kind"], title=s["title"],

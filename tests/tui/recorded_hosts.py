@@ -11,6 +11,7 @@ from engine import api, new_host
 from engine import events as ev
 from engine.clusters import HostEntry, Password
 from engine.host_jobs import HostKey
+from engine.monitor import Reading, Standing
 from engine.store import EventLog, open_run_folder
 from hosts.bringup import Entry, Placed
 from hosts.preflight import Finding, HostReport
@@ -62,6 +63,39 @@ def report(host: str, placed: Placed | None, *findings: Finding) -> HostReport:
                       answer_s=0.004 if placed is not None else None)  # fmt: skip
 
 
+def sample(cpu: float, **changes: float) -> dict[str, object]:
+    """One second of a host."""
+    return {"t": recorded.T0, "cpu": [cpu, cpu + 2], "load1": 1.2, "memory_used_gib": 4.0,
+            "memory_total_gib": 16.0, "disk_read_mib_s": 0.5, "disk_write_mib_s": 12.0,
+            "net_rx_mib_s": 10.0, "net_tx_mib_s": 2.5, **changes}  # fmt: skip
+
+
+class RecordedMonitor:
+    """One host that is live, one that was lost, one never heard, one that is being connected."""
+
+    def __init__(self) -> None:
+        self.found = {
+            "h1": Reading(host="h1", standing=Standing.LIVE, sample=sample(90), age_s=0.4),
+            "h2": Reading(host="h2", standing=Standing.LOST, sample=sample(11), age_s=41.0,
+                          problem="h2: the connection to the agent ended"),
+            "h3": Reading(host="h3", standing=Standing.LOST, problem="h3: no answer"),
+            "spare": Reading(host="spare", standing=Standing.CONNECTING),
+        }  # fmt: skip
+        self.followed, self.closed = 0, False
+
+    def follow(self) -> None:
+        """All of them."""
+        self.followed += 1
+
+    def readings(self) -> list[Reading]:
+        """As recorded."""
+        return list(self.found.values())
+
+    def close(self) -> None:
+        """No thread to end."""
+        self.closed = True
+
+
 class RecordedHosts:
     """The engine's calls on hosts; what they do is written down in `asked`."""
 
@@ -75,6 +109,12 @@ class RecordedHosts:
         }
         self.failing: dict[str, HostProblem] = {}
         self.typed: dict[str, str | None] = {}  # passwords, by host
+        self.monitors: list[RecordedMonitor] = []
+
+    def Monitor(self) -> RecordedMonitor:
+        """Hosts that say what they do."""
+        self.monitors.append(RecordedMonitor())
+        return self.monitors[-1]
 
     def meet_host(self, answers: Mapping[str, str], password: Password) -> HostKey:
         """The host shows FINGERPRINT; its check finds it bare."""
@@ -152,13 +192,13 @@ def spread_over_hosts(run: str, hosts: Sequence[str], silent: str = "") -> None:
         last = 40 if host == silent else 60
         with open(folder.telemetry(host), "w", encoding="utf-8") as file:
             for i in range(last):
-                sample = {
+                second = {
                     "host": host, "t": recorded.T0 + i + 3600, "heard": recorded.T0 + i,
                     "cpu": [50 + 40 * math.sin(i / 5 + number), 90.0], "net_rx_mib_s": 10.0,
                     "net_tx_mib_s": 2.5, "memory_used_gib": 4 + number, "memory_total_gib": 16.0,
                     "job_cpu": 190.0 - number, "job_memory_gib": 2.0,
                 }  # fmt: skip
-                file.write(json.dumps(sample) + "\n")
+                file.write(json.dumps(second) + "\n")
     if silent:
         log = EventLog(folder.events)
         log.append(ev.HostSilent(t=recorded.T0 + 55, host=silent, seconds=12.0))

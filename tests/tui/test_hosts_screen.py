@@ -250,3 +250,30 @@ async def test_what_a_host_says_is_no_order_to_the_terminal(
             await press(here, pilot, key)
             assert not CONTROL.search(here.text().replace("\n", "")), key
         assert "FAIL h1" in here.text() and "[red]end[/red]" in here.text()
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+async def test_live_figures_and_those_of_a_lost_host_with_their_age(
+    stage: Make, size: tuple[int, int]
+) -> None:
+    here = stage()
+    async with here.app.run_test(size=size) as pilot:
+        await press(here, pilot, "h")
+        assert [monitor.closed for monitor in here.engine.hosts.monitors] == [False]
+        rows = {row.key: [cell[0] for cell in row.cells]
+                for row in here.app.screen.query_one("#hosts", LineTable).rows}  # fmt: skip
+        if size == WIDE:
+            assert rows["h1"][3:7] == ["91 %", "25 %", "12.5", "0.4 s ago"]
+            assert rows["h2"][3:7] == ["12 %", "25 %", "12.5", "41 s ago"]
+            assert rows["spare"][3:6] == ["", "", ""]
+        else:
+            assert rows["h1"][-1] == "cpu 91 %  mem 25 %  net 12.5"
+        assert "live, 0.4 s ago: cpu 91 %, load 1.2" in " ".join(here.text().split())
+        await press(here, pilot, "j")
+        text = here.text()
+        assert "lost: h2: the connection to the agent ended" in text
+        assert "lost, 41 s ago: cpu 12 %" in text
+        await press(here, pilot, "escape")
+        assert here.engine.hosts.monitors[0].closed
+        await press(here, pilot, "h")
+    assert [monitor.closed for monitor in here.engine.hosts.monitors] == [True, True]

@@ -49,7 +49,7 @@ def test_numbers_that_json_does_not_have_become_null(capsys: pytest.CaptureFixtu
     assert shown["steps"]["x"]["result"] == {"auc": None, "all": [None, [None, 1.5]]}
     assert strictly(ev.encode(ended).decode()) == {
         "kind": "step_finished", "t": 2, "step": "x", "identity": "", "seconds": 1,
-        "result": {"auc": None, "all": [None, [None, 1.5]]},
+        "result": {"auc": None, "all": [None, [None, 1.5]]}, "actual": {},
     }  # fmt: skip
 
 

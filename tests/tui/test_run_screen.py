@@ -306,3 +306,22 @@ def test_show_names_the_hosts(
     with pytest.raises(SystemExit):
         main(["show", "live-1", "--json"])
     assert json.loads(capsys.readouterr().out)["hosts"] == ["h1", "h2"]
+
+
+async def test_step_times_by_rank_and_who_is_slow(
+    stage: Make, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = EventLog(open_run_folder("live-1").events)
+    log.append(ev.RanksPaced(t=recorded.T0 + 59, step="train", hosts=["h1", "h2"],
+                             own_s=[0.012, 0.021], wait_s=[0.01, 0.001]))  # fmt: skip
+    log.append(ev.RankSlow(t=recorded.T0 + 59, step="train", rank=1, host="h2", ratio=1.75))
+    log.close()
+    here = stage("live-1")
+    async with here.app.run_test(size=WIDE) as pilot:
+        await here.turn(pilot)
+        text = here.text()
+        assert "2 ranks: 12.0 to 21.0 ms a step; SLOW: rank 1 on h2 1.8x" in text
+    with pytest.raises(SystemExit):
+        main(["show", "live-1"])
+    said = "train: rank 1 on h2: 21.0 ms a step, waits 1.0   SLOW: 1.8x the others"
+    assert said in capsys.readouterr().out

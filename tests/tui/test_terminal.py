@@ -29,13 +29,14 @@ from tests.tui.conftest import Stage
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 45.0
 START = "import sys; from aiok_tui.app import main; sys.exit(main(*sys.argv[1:]))"
+VERB = "from aiok_tui.cli import main; main()"
 COLOUR = re.compile(rb"\x1b\[[0-9;:]*(?:3[0-7]|4[0-7]|9[0-7]|10[0-7]|[34]8[;:])[0-9;:]*m")
 
 
 class Terminal:
-    """The app as a process behind a pseudo-terminal."""
+    """The app, or what else is to be started, as a process behind a pseudo-terminal."""
 
-    def __init__(self, *args: str, **env: str) -> None:
+    def __init__(self, *args: str, start: str = START, **env: str) -> None:
         self.side, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
 
@@ -44,7 +45,7 @@ class Terminal:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", START, *args],
+            [sys.executable, "-P", "-c", start, *args],
             stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=own_terminal,
             env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         )  # fmt: skip
