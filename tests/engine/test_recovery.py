@@ -26,7 +26,7 @@ from engine.recovery import with_policy
 from engine.state import RunState, RunStatus, fold
 from engine.steps.context import Context
 from engine.store import EventLog, RunFolder, read_events
-from hosts import agent
+from hosts import facts as host_facts
 from hosts.site import Site
 from hosts.transport import HostProblem
 
@@ -47,7 +47,7 @@ class Lab:
         self.folder = RunFolder(folder)
         folder.mkdir()
         values = {"cluster": cluster, "faults.policy": policy, "faults.restarts": restarts}
-        facts = agent.probe(str(folder))
+        facts = host_facts.probe(str(folder))
         self.context = Context(
             folder=self.folder, log=EventLog(self.folder.events), attempt=1, site=local_site(),
             code=folder, stop_level=lambda: self.stop,
