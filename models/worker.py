@@ -86,12 +86,12 @@ def read_spec(argv: list[str]) -> dict[str, Any]:
 
 def show_stack_on_request(rank: int) -> None:
     """Let SIGUSR2 write the stacks of all threads, whatever hangs; into the log by hand."""
-    target = sys.__stderr__
+    target = 2
     with contextlib.suppress(KeyError, OSError):  # no folder: started by hand; a full disk
         place = Path(os.environ[FOLDER_VARIABLE], f"rank-{rank:04d}.stack")
-        target = open(place, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the worker
-    if target is not None:
-        faulthandler.register(signal.SIGUSR2, file=target, all_threads=True)
+        # never closed: the handler writes to the descriptor as long as the worker lives
+        target = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    faulthandler.register(signal.SIGUSR2, file=target, all_threads=True)
 
 
 def run(work: Work, argv: list[str] | None = None) -> int:
