@@ -209,7 +209,7 @@ def test_checks_write_nothing(site: Site, testbed: Testbed) -> None:
 def test_what_a_host_says_is_no_order_to_a_terminal(facts: HostFacts) -> None:
     fake = FakeTransport()
     told = {**vars(facts), "cpu_model": "evil\x1b[2J", "java": "\x9b1mbold"}
-    fake.answer("probe", Completed(0, json.dumps(told), ""))
+    fake.answer("python3", Completed(0, json.dumps(told), ""))
     seen = probe(fake, "python3", "/")
     assert (seen.cpu_model, seen.java) == ("evil[2J", "1mbold")
     fake.answer("df", Completed(0, "there /a\x1bb\nfolder yes\nshm 1\n", ""))
