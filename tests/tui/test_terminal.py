@@ -9,7 +9,6 @@ import pty
 import random
 import re
 import select
-import signal
 import socket
 import struct
 import subprocess
@@ -44,7 +43,6 @@ class Terminal:
         def own_terminal() -> None:
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup
 
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", start, *args],
