@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.errors import EnvironmentProblem, InputError, RunStopped
 from engine.plan import LOCKS
-from engine.store import home, make_folder
+from engine.store import folder_gib, home, make_folder
 from hosts import provision
 from hosts.local import LocalTransport
 from hosts.transport import HostProblem, Transport
@@ -107,15 +107,9 @@ def states(transport: Transport) -> list[EnvironmentState]:
     for name in names():
         folder = environment_folder(name)
         whole = provision.is_installed(transport, folder)
-        size = _size(folder) if whole else 0
-        found.append(
-            EnvironmentState(name, len(lock_of(name).packages), folder, whole, size / 2**30)
-        )
+        size_gib = folder_gib(folder) if whole else 0.0
+        found.append(EnvironmentState(name, len(lock_of(name).packages), folder, whole, size_gib))
     return found
-
-
-def _size(folder: Path) -> int:
-    return sum(p.lstat().st_size for p in folder.rglob("*") if not p.is_dir())
 
 
 def remove_environment(name: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 from engine import strict_json
 from engine.state import RunState, StepState, StepStatus
-from engine.store import home, make_folder
+from engine.store import folder_gib, home, make_folder
 from hosts.inventory import LOCAL
 
 # What is estimated -> the least estimate that is worth a ratio, and how people read it.
@@ -69,16 +68,6 @@ class Usage:
         found |= {"memory_gib": memory} if memory else {}
         found |= {"disk_gib": folder_gib(output)} if output.is_dir() else {}
         return {key: round(value, 6) for key, value in found.items()}
-
-
-def folder_gib(folder: Path) -> float:
-    """Size of all files below a folder; what is gone meanwhile counts as nothing."""
-    total = 0
-    for root, _, files in os.walk(folder):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(root, name)).st_size
-    return total / 2**30
 
 
 # --- scores -------------------------------------------------------------------------------------

@@ -75,6 +75,16 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def folder_gib(folder: Path) -> float:
+    """Size of all files below a folder; what is gone meanwhile counts as nothing."""
+    total = 0
+    for root, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total / 2**30
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file as a whole: a reader sees the old text or the new, never a part.
 

@@ -50,7 +50,7 @@ def send_folder(
     done = sent = 0
     for name, path in files.items():
         size = path.stat().st_size
-        if there.get(name) != (size, _sha256(path)):
+        if there.get(name) != (size, sha256_of(path)):
             progress(done, total)
             site.transport.put(path, str(part / name))
             sent += size
@@ -68,7 +68,7 @@ def send_file(
     site: Site, source: Path, folder: PurePosixPath, progress: Progress = lambda done, total: None
 ) -> PurePosixPath:
     """Copy a file to FOLDER/DIGEST/NAME unless it is there; returns that path."""
-    target = folder / _sha256(source)[:20] / source.name
+    target = folder / sha256_of(source)[:20] / source.name
     size = source.stat().st_size
     if site.transport.run(["test", "-e", str(target)]).code:
         progress(0, size)
@@ -90,7 +90,7 @@ def fetch_folder(
         path = target / name
         if target.resolve() not in path.resolve().parents:  # what a host says is data
             raise HostProblem(site.name, f"it names a file outside of {source}: {name!r}")
-        if not (path.is_file() and path.stat().st_size == size and _sha256(path) == digest):
+        if not (path.is_file() and path.stat().st_size == size and sha256_of(path) == digest):
             progress(done, total)
             site.transport.get(str(source / name), path)
             fetched += size
@@ -119,7 +119,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of the content of a file here, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -7,7 +7,6 @@ there what the host lacks of the wheels (by hash), then lets `installer.py` buil
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 from hosts import installer
 from hosts.compiled import archive_of
+from hosts.folders import sha256_of
 from hosts.lockfile import Lock, Package, ProvisionError
 from hosts.transport import Channel, HostProblem, Transport
 from hosts.wheels import Progress, collect_wheels, find_wheels, missing_wheels
@@ -92,7 +92,7 @@ def install(
         "cores": max(cores, 1),
         "need": int(PYC_SHARE * sum(map(unpacked_bytes, wheels))),
         "wheels": [{"path": to, "sha256": wheel.parent.name} for to, wheel in targets.items()],
-        "compiled": [{"path": to, "sha256": _sha256(path)} for to, path in compiled.items()],
+        "compiled": [{"path": to, "sha256": sha256_of(path)} for to, path in compiled.items()],
         "packages": {package.name: package.version for package in lock.packages},
     }
     for line in _talk(transport, python, script, "install", order):
@@ -140,11 +140,6 @@ def unpacked_bytes(wheel: Path) -> int:
         raise ProvisionError(
             f"{wheel} cannot be read", str(error), "remove it: it is fetched anew"
         ) from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _put_installer(transport: Transport, place: PurePosixPath) -> str:

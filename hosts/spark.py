@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import TracebackType
 
-from hosts.group import JobGroup
+from hosts.group import AT_ONCE, JobGroup
 from hosts.job import Job, JobSpec
 from hosts.probe import free_port
 from hosts.site import Site
@@ -33,7 +33,6 @@ PORTS = (MASTER_PORTS[0], BLOCK_PORTS[1])
 READY_S = 50.0  # for all of it; what is not up by then will not be
 LOST_S = 10  # a worker from which the master hears nothing for so long is lost
 DAEMON_MIB = 256
-AT_ONCE = 8
 MOST_REFUSALS = 2  # the master is there: a worker that is refused twice has no way or no secret
 REFUSED = "Failed to connect to master"
 COMPLAINTS = (" WARN ", " ERROR ", "Caused by: ")

@@ -8,7 +8,6 @@ what comes as source only (the two Spark packages), so that hosts need no build 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import select
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hosts.compiled import compile_wheels
+from hosts.folders import sha256_of
 from hosts.lockfile import Lock, Package, ProvisionError, normalized
 
 Progress = Callable[[str, float, float], None]
@@ -243,8 +243,7 @@ def _run_pip(argv: list[str], folder: Path, said: Callable[[str, float], None]) 
 
 def _keep(wheel: Path, group: list[Package], home: Path) -> None:
     """Move one wheel into the store under its hash."""
-    with wheel.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(wheel)
     name, version = wheel.name.split("-")[:2]
     package = next(p for p in group if p.name == normalized(name))
     if digest not in package.hashes:  # built here: pip has checked the source's hash

@@ -16,7 +16,7 @@ from engine.report import telemetry
 from engine.report.plaintext import as_dict, as_dicts, number, plain_tree, show
 from engine.roofline import rooflines
 from engine.state import RunState, RunStatus, StepState, StepStatus
-from engine.store import RunFolder
+from engine.store import RunFolder, folder_gib
 
 VERSION = 1
 REPORT_KIND = "report"
@@ -168,7 +168,7 @@ def _step(folder: RunFolder, step: StepState, planned: dict[str, Any]) -> dict[s
         "seconds": step.seconds if step.status is not StepStatus.REUSED else None,
         "rows_per_second": number(step.result.get("rows_per_second")),
         "memory_gib": step.actual.get("memory_gib", number(step.result.get("peak_rss_gib"))),
-        "disk_gib": round(estimates.folder_gib(output), 6) if output.is_dir() else None,
+        "disk_gib": round(folder_gib(output), 6) if output.is_dir() else None,
         "network_gib": step.actual.get("network_gib"),
         "estimate": {
             "seconds": None if minutes is None else minutes * 60,
