@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +19,9 @@ from models import checkpoint
 from models.dlrm.sharded import place_tables
 from models.placement import GIB
 from models.worker import InputProblem
-from tests.models.test_dist import MPI, MPIRUN, needs_mpi, rank_pid, wait_for
+from tests.models.test_dist import MPI, MPIRUN, needs_mpi
 from tests.models.training_data import (
+    ROOT,
     TINY,
     messages,
     result,
@@ -53,11 +53,12 @@ def spec_of(work: Path, data: Path, ranks: int, rows: int | None, **changes: Any
     return train_spec(work, data, ranks=ranks, settings=settings, **changes)
 
 
-def launch(spec: dict[str, Any], work: Path) -> subprocess.Popen[bytes]:
+def launch(spec: dict[str, Any], work: Path, **environment: str) -> subprocess.Popen[bytes]:
     """Start one training."""
     (work / "meeting").unlink(missing_ok=True)
     argv = [str(MPIRUN), "-n", str(spec["ranks"])] if spec["ranks"] > 1 else None
-    return start({**spec, "rendezvous": f"file://{work}/meeting"}, work, launch=argv, **MPI)
+    spec = {**spec, "rendezvous": f"file://{work}/meeting"}
+    return start(spec, work, launch=argv, **MPI, **environment)
 
 
 def trained(work: Path, data: Path, ranks: int, rows: int | None, **changes: Any) -> Path:
@@ -128,21 +129,34 @@ def test_all_tables_with_rows_to_spread_on_three_ranks_with_plain_sgd(
     assert_close(three, one)
 
 
+# Read by Python as it starts: the rank is killed as it flushes its part of the fifth checkpoint.
+KILL = """
+import os, signal, sys
+seen = []
+def kill(event, args):
+    to_flush = event == "open" and args[1] is None  # by os.open
+    if to_flush and "/.writing-" in str(args[0]) and "/rank-" in str(args[0]):
+        seen.append(args[0])
+        if len(seen) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+if os.environ.get("PMI_RANK") == os.environ["KILLED_RANK"]:
+    sys.addaudithook(kill)
+"""
+
+
 @pytest.fixture(scope="module")
 def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints of 2 ranks that were killed while they saved, first one, then the other."""
     work = tmp_path_factory.mktemp("killed")
+    (work / "sitecustomize.py").write_text(KILL)
     spec = spec_of(work, data, 2, 250, checkpoint_s=0.0)
-    folder = Path(spec["checkpoints"])
     for rank in (1, 0):  # the second job goes on from what the first has left
-        job, before = launch(spec, work), len(messages(work, "saved"))
-        wait_for(lambda before=before: len(messages(work, "saved")) >= before + 4)
-        pid = rank_pid(work / "spec.json", rank)
-        wait_for(lambda: list(folder.glob(".writing-*/*")))
-        os.kill(pid, signal.SIGKILL)
-        job.wait(60)
+        saved = len(messages(work, "saved"))
+        job = launch(spec, work, PYTHONPATH=f"{work}:{ROOT}", KILLED_RANK=str(rank))
+        assert job.wait(60) != 0
+        assert len(messages(work, "saved")) == saved + 4  # the fifth was cut short
     assert not messages(work, "result")
-    return folder
+    return Path(spec["checkpoints"])
 
 
 @needs_mpi
