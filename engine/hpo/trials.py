@@ -1,0 +1,72 @@
+"""Trials and what may become of them. Standard library only.
+
+queued -> running -> finished | pruned | failed, or interrupted, which is queued again. A running
+trial is leased: only a word that bears the token of its latest lease counts, so what an earlier
+attempt still writes is never taken for this one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from engine.hpo.space import Scalar
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # lost with its engine or host, not by its own fault: to run again
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will happen to it."""
+        return self in (TrialState.FINISHED, TrialState.PRUNED, TrialState.FAILED)
+
+
+class Failure(StrEnum):
+    """Why a trial failed."""
+
+    NAN = "nan"  # a metric that is no number
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    CRASH = "crash"  # a non-zero exit code, a signal
+    NO_METRIC = "no_metric"  # ended well and did not say its metrics
+    BAD_INPUT = "bad_input"  # the program refuses the assignment
+
+
+@dataclass(frozen=True)
+class Report:
+    """A metric at a step of the training of a trial."""
+
+    step: int
+    value: float
+
+
+@dataclass
+class Trial:
+    """One trial as the events tell it. `origin`: default, start, warm (an earlier study) or
+    search; `token`: of the latest lease, 0 before the first."""
+
+    number: int
+    assignment: Mapping[str, Scalar]
+    origin: str = "search"
+    state: TrialState = TrialState.QUEUED
+    token: int = 0
+    host: str = ""
+    cores: Sequence[int] = ()
+    started: float | None = None
+    ended: float | None = None
+    seconds: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
+    reports: dict[str, list[Report]] = field(default_factory=dict)  # by metric, steps rising
+    failure: Failure | None = None
+    what: str = ""  # why it failed or was pruned
+    log: str = ""
+    tries: int = 0  # leases so far
