@@ -19,7 +19,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from models.messages import FOLDER_VARIABLE, Done, Messenger, Problem, Result, from_environment
+from models.messages import (
+    FOLDER_VARIABLE,
+    Done,
+    Failure,
+    Messenger,
+    Problem,
+    Result,
+    from_environment,
+)
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 4
 
@@ -33,11 +41,14 @@ class InputProblem(Exception):
 
 
 class WorkFailed(Exception):
-    """The work cannot go on, and it knows why: the same three sentences, exit code 1."""
+    """The work cannot go on, and it knows why: the same three sentences, exit code 1; `failure` is
+    the class of the failure where there is one."""
 
-    def __init__(self, what: str, why: str = "", todo: str = "") -> None:
+    def __init__(
+        self, what: str, why: str = "", todo: str = "", failure: Failure | None = None
+    ) -> None:
         super().__init__(what)
-        self.what, self.why, self.todo = what, why, todo
+        self.what, self.why, self.todo, self.failure = what, why, todo, failure
 
 
 class ContactLost(WorkFailed):
@@ -107,14 +118,17 @@ def run(work: Work, argv: list[str] | None = None) -> int:
         return STOPPED
     except InputProblem as problem:
         messenger.send(
-            Problem(what=problem.what, why=problem.why, todo=problem.todo, bad_input=True)
-        )
+            Problem(
+                what=problem.what, why=problem.why, todo=problem.todo, bad_input=True,
+                failure=Failure.BAD_INPUT,
+            )
+        )  # fmt: skip
         return BAD_INPUT
     except WorkFailed as problem:
         messenger.send(
             Problem(
                 what=problem.what, why=problem.why, todo=problem.todo,
-                lost_contact=isinstance(problem, ContactLost),
+                lost_contact=isinstance(problem, ContactLost), failure=problem.failure or "",
             )
         )  # fmt: skip
         return FAILED
@@ -126,6 +140,7 @@ def run(work: Work, argv: list[str] | None = None) -> int:
                 what=f"{type(error).__name__}: {text[0] if text else 'no message'}",
                 why="the worker met an error it does not know",
                 todo="the log has the full text",
+                failure=Failure.OUT_OF_MEMORY if isinstance(error, MemoryError) else "",
             )
         )
         return FAILED
