@@ -12,8 +12,8 @@ session of its own and survives a lost connection: a new `attach` takes over whe
 ended. When no heartbeat came for `grace_s` it ends the job.
 
 FOLDER holds job.json ({"id", "argv", "env", "cwd", "grace_s", "sample_s", "cores"}), output.log
-(stdout and stderr of the job), messages/ (JSON lines of the ranks), supervisor.jsonl (start, samples, end),
-heartbeat, stop, kill, end and stacks (written by attach).
+(stdout and stderr of the job), messages/ (JSON lines of the ranks), supervisor.jsonl (start,
+samples, end), heartbeat, stop, kill, end and stacks (written by attach).
 """
 
 import contextlib
