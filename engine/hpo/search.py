@@ -411,5 +411,5 @@ def _common_failure(trials: Sequence[Trial], what: str) -> StepFailed:
     example = next(trial for trial in failed if (trial.failure, trial.what) == shared)
     return StepFailed(
         what, why=f"{times} of them ({shared[0]}): {shared[1]}",
-        todo="mend the cause, then: aiok resume RUN", log=example.log,
+        todo="mend the cause; `aiok resume` then goes on with the search", log=example.log,
     )  # fmt: skip
