@@ -42,7 +42,7 @@ def measure() -> list[dict[str, Any]]:
     header = {"data": f"{ROWS:,} generated rows, seed {SEED}", "metric": AUC.name,
               "reports": ["step", "rows", "value"]}  # fmt: skip
     lines = ",\n".join(json.dumps(one) for one in trials)
-    RECORDED.write_text(f"{json.dumps(header)[:-1]}, \"trials\": [\n{lines}\n]}}\n")
+    RECORDED.write_text(f'{json.dumps(header)[:-1]}, "trials": [\n{lines}\n]}}\n')
     curves = [[Report(rows, value) for _, rows, value in one["reports"]] for one in trials]
     rules: dict[str, Pruner] = {"asha": AshaPruner(AUC), "median": MedianPruner(AUC)}
     return [row for name, rule in rules.items() for row in judged(name, curves, rule)]
@@ -64,8 +64,11 @@ def trial(folder: Path, data: Path, assignment: dict[str, Scalar]) -> dict[str, 
     spec = training.train_spec(folder, data, "optimized", settings={**assignment, **WHOLE})
     training.trained(folder, spec)
     lines = (folder / "messages" / "rank-0000.jsonl").read_text().splitlines()
-    said = [line for line in map(json.loads, lines)
-            if line["kind"] == "scalar" and (line["name"], line["split"]) == (AUC.name, "valid")]
+    said = [
+        line
+        for line in map(json.loads, lines)
+        if line["kind"] == "scalar" and (line["name"], line["split"]) == (AUC.name, "valid")
+    ]
     return {
         "assignment": assignment,
         "reports": [[line["step"], line["rows"], round(line["value"], 6)] for line in said],

@@ -327,9 +327,7 @@ def _search_problems(recipe: Recipe, source: Source, origins: Mapping[str, str])
     if recipe.search is None:
         return []
     spec = catalog.load(recipe.model.name)
-    defaults, _ = resolve(
-        spec.settings, spec.profiles[recipe.model.profile], recipe.model.settings
-    )
+    defaults, _ = resolve(spec.settings, spec.profiles[recipe.model.profile], recipe.model.settings)
     found = experiment.problems(recipe.search, spec, defaults, recipe.goal.metric)
     return [f"{place_of(source, origins, key)}: {text}" for key, text in found]
 

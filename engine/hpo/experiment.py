@@ -1,8 +1,8 @@
 """From what people write about a search to the study: with every problem at once, each at its key.
 
-    inline     an experiment file takes its place in the recipe's `search`
-    problems   what is wrong with a search of a model
-    study_of   the Study of a search
+inline     an experiment file takes its place in the recipe's `search`
+problems   what is wrong with a search of a model
+study_of   the Study of a search
 """
 
 from __future__ import annotations
@@ -166,7 +166,10 @@ def _misfits(part: ParameterPart, setting: Setting) -> Iterator[Problem]:
     """Where a parameter asks for values that the setting refuses."""
     if part.bounds is not None:
         if setting.kind not in (Kind.INT, Kind.FLOAT):
-            yield "bounds", f"{part.name} is no number ({setting.bounds()}): list categorical_values"
+            yield (
+                "bounds",
+                f"{part.name} is no number ({setting.bounds()}): list categorical_values",
+            )
             return
         if setting.kind is Kind.INT and part.type == "double":
             yield "type", f"{part.name} is a whole number: type int"
