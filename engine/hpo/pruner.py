@@ -163,12 +163,14 @@ def _shown(objective: Objective, loss: float) -> str:
 @dataclass(frozen=True)
 class Replay:
     """What a pruner would have done to recorded trials. Steps are those of all trials together;
-    `best` and `best_of_all` are the best values with and without pruning."""
+    `best` and `best_of_all` are the best values with and without pruning, `reports` tells how many
+    each trial came to."""
 
     steps: int
     steps_of_all: int
     best: float
     best_of_all: float
+    reports: tuple[int, ...]
     reasons: dict[int, str] = field(default_factory=dict)  # by number of the pruned trial
 
     @property
@@ -213,6 +215,7 @@ def replay(
         steps_of_all=sum(curve[-1].step for curve in curves),
         best=_best([curves[number] for number in finished], objective),
         best_of_all=_best(curves, objective),
+        reports=tuple(len(trial.reports[objective.name]) for trial in shown),
         reasons=reasons,
     )
 
