@@ -13,10 +13,22 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
 FOLDER_VARIABLE = "AIOK_MESSAGES"
+
+
+class Failure(StrEnum):
+    """Why a training, or a trial of a search, failed."""
+
+    NAN = "nan"  # a metric that is no number
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    CRASH = "crash"  # a non-zero exit code, a signal
+    NO_METRIC = "no_metric"  # ended well and did not say its metrics
+    BAD_INPUT = "bad_input"  # the program refuses the assignment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +95,8 @@ class Note(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Problem(Message):
-    """Why the worker cannot go on: what is wrong, where, and what to do."""
+    """Why the worker cannot go on: what is wrong, where, and what to do. `failure` is its class, a
+    value of Failure, where the worker knows it."""
 
     kind: ClassVar[str] = "problem"
     what: str
@@ -91,6 +104,7 @@ class Problem(Message):
     todo: str = ""
     bad_input: bool = False
     lost_contact: bool = False  # only that other ranks are gone: the cause lies with them
+    failure: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from models.messages import FOLDER_VARIABLE, Done, Messenger, Problem, Result, from_environment
+from models.messages import (
+    FOLDER_VARIABLE,
+    Done,
+    Failure,
+    Messenger,
+    Problem,
+    Result,
+    from_environment,
+)
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 4
 
@@ -33,11 +41,14 @@ class InputProblem(Exception):
 
 
 class WorkFailed(Exception):
-    """The work cannot go on, and it knows why: the same three sentences, exit code 1."""
+    """The work cannot go on, and it knows why: the same three sentences, exit code 1; `failure` is
+    the class of the failure where there is one."""
 
-    def __init__(self, what: str, why: str = "", todo: str = "") -> None:
+    def __init__(
+        self, what: str, why: str = "", todo: str = "", failure: Failure | None = None
+    ) -> None:
         super().__init__(what)
-        self.what, self.why, self.todo = what, why, todo
+        self.what, self.why, self.todo, self.failure = what, why, todo, failure
 
 
 class ContactLost(WorkFailed):
@@ -84,6 +95,17 @@ def read_spec(argv: list[str]) -> dict[str, Any]:
     return spec
 
 
+def write_outcome(path: Path, values: dict[str, Any]) -> None:
+    """The values of the result as a whole file, beside an output that is whole by now: an engine
+    that was killed meanwhile finds there what nobody heard."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(scratch, "w", encoding="utf-8") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
 def show_stack_on_request(rank: int) -> None:
     """Let SIGUSR2 write the stacks of all threads, whatever hangs; into the log by hand."""
     target = 2
@@ -102,19 +124,25 @@ def run(work: Work, argv: list[str] | None = None) -> int:
     stop.install()
     show_stack_on_request(rank)
     try:
-        values = work(read_spec(argv or sys.argv), messenger, stop)
+        spec = read_spec(argv or sys.argv)
+        values = work(spec, messenger, stop)
+        if rank == 0 and spec.get("outcome"):
+            write_outcome(Path(spec["outcome"]), values)
     except Stopped:
         return STOPPED
     except InputProblem as problem:
         messenger.send(
-            Problem(what=problem.what, why=problem.why, todo=problem.todo, bad_input=True)
-        )
+            Problem(
+                what=problem.what, why=problem.why, todo=problem.todo, bad_input=True,
+                failure=Failure.BAD_INPUT,
+            )
+        )  # fmt: skip
         return BAD_INPUT
     except WorkFailed as problem:
         messenger.send(
             Problem(
                 what=problem.what, why=problem.why, todo=problem.todo,
-                lost_contact=isinstance(problem, ContactLost),
+                lost_contact=isinstance(problem, ContactLost), failure=problem.failure or "",
             )
         )  # fmt: skip
         return FAILED
@@ -126,6 +154,7 @@ def run(work: Work, argv: list[str] | None = None) -> int:
                 what=f"{type(error).__name__}: {text[0] if text else 'no message'}",
                 why="the worker met an error it does not know",
                 todo="the log has the full text",
+                failure=Failure.OUT_OF_MEMORY if isinstance(error, MemoryError) else "",
             )
         )
         return FAILED

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from engine.hpo.space import Scalar
+from models.messages import Failure as Failure
 
 
 class TrialState(StrEnum):
@@ -28,17 +29,6 @@ class TrialState(StrEnum):
     def is_over(self) -> bool:
         """Nothing more will happen to it."""
         return self in (TrialState.FINISHED, TrialState.PRUNED, TrialState.FAILED)
-
-
-class Failure(StrEnum):
-    """Why a trial failed."""
-
-    NAN = "nan"  # a metric that is no number
-    OUT_OF_MEMORY = "out_of_memory"
-    TIMEOUT = "timeout"
-    CRASH = "crash"  # a non-zero exit code, a signal
-    NO_METRIC = "no_metric"  # ended well and did not say its metrics
-    BAD_INPUT = "bad_input"  # the program refuses the assignment
 
 
 @dataclass(frozen=True)
