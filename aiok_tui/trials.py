@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from aiok_tui.output import duration, print_json, table, words
+from engine import api
 from engine.hpo import results as found
 from engine.hpo.results import Cell, Results
 from engine.store import write_atomically
@@ -16,7 +17,7 @@ MOST_PARAMETERS = 8  # of a table; JSON and CSV have all
 
 def show(run: str, as_json: bool, as_csv: bool) -> None:
     """All trials, then what they come to: the front, what mattered, or what to relax."""
-    results = found.of_run(run)
+    results = api.trials(run)
     rows = found.rows(results)
     if as_json:
         for row, trial in zip(rows, results.trials, strict=True):
@@ -65,16 +66,15 @@ def _cell(value: Cell) -> str:
 
 def save_best(run: str, trial: int | None, path: Path) -> None:
     """Write the recipe of the best trial, or of the one named."""
-    results = found.of_run(run)
+    results = api.trials(run)
     write_atomically(path, found.recipe_of(results, trial))
-    others = len(results.found.front) - 1
-    if trial is None and others > 0:
-        words(f"{results.found.words} The recipe is that of trial {results.found.chosen.number}, "
+    if trial is None and len(results.found.front) > 1:
+        words(f"{results.found.words} The recipe is that of trial {results.found.front[0].number}, "
               "the best in the first metric; --trial takes another")  # fmt: skip
     words(f"wrote {path}; next: aiok run {path}")
 
 
 def save_export(run: str, wanted: str) -> None:
     """Write the search for another tool."""
-    path = found.export(found.of_run(run), wanted)
+    path = found.export(api.trials(run), wanted)
     words(f"wrote {path}; optuna-dashboard {path} shows it")

@@ -68,8 +68,11 @@ def trial(folder: Path, data: Path, assignment: dict[str, Scalar]) -> dict[str, 
     spec = training.train_spec(folder, data, "optimized", settings={**assignment, **WHOLE})
     training.trained(folder, spec)
     lines = (folder / "messages" / "rank-0000.jsonl").read_text().splitlines()
-    said = [line for line in map(json.loads, lines)
-            if line["kind"] == "scalar" and (line["name"], line["split"]) == (AUC.name, "valid")]
+    said = [
+        line
+        for line in map(json.loads, lines)
+        if line["kind"] == "scalar" and (line["name"], line["split"]) == (AUC.name, "valid")
+    ]
     return {
         "assignment": assignment,
         "reports": [[line["step"], line["rows"], round(line["value"], 6)] for line in said],

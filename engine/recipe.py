@@ -31,8 +31,8 @@ class Columns(Part):
     """Which columns of a table are what."""
 
     label: Name
-    numeric: list[Name] = []
-    categorical: list[Name] = []
+    numeric: list[Name] = Field(default_factory=list)
+    categorical: list[Name] = Field(default_factory=list)
     time: Name | None = None
 
     def names(self) -> list[str]:
@@ -87,7 +87,7 @@ class Model(Part):
 
     name: str = "dlrm"
     profile: str = "optimized"
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class Split(Part):
@@ -327,9 +327,7 @@ def _search_problems(recipe: Recipe, source: Source, origins: Mapping[str, str])
     if recipe.search is None:
         return []
     spec = catalog.load(recipe.model.name)
-    defaults, _ = resolve(
-        spec.settings, spec.profiles[recipe.model.profile], recipe.model.settings
-    )
+    defaults, _ = resolve(spec.settings, spec.profiles[recipe.model.profile], recipe.model.settings)
     found = experiment.problems(recipe.search, spec, defaults, recipe.goal.metric)
     return [f"{place_of(source, origins, key)}: {text}" for key, text in found]
 

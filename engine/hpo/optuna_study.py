@@ -1,5 +1,5 @@
-"""A search as an Optuna study: in memory for Optuna's own analyses, or as a file that optuna.load_study
-and optuna-dashboard open. Optuna is imported when it is used: it takes most of a second.
+"""A search as an Optuna study: in memory for Optuna's own analyses, or as a file that
+optuna.load_study and optuna-dashboard open. Optuna is imported when it is used: it is slow to load.
 """
 
 from __future__ import annotations
@@ -157,5 +157,6 @@ def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
         steps = (parameter.count() or 1) - 1
         high = float(Decimal(str(low)) + steps * Decimal(str(parameter.step)))
     if parameter.type is Type.INT:
-        return IntDistribution(int(low), int(high), log=parameter.log, step=int(parameter.step or 1))
+        step = int(parameter.step or 1)
+        return IntDistribution(int(low), int(high), log=parameter.log, step=step)
     return FloatDistribution(low, high, log=parameter.log, step=parameter.step)

@@ -11,6 +11,7 @@ Tuning, arXiv 1810.05934. Median rule: Golovin et al. 2017, Google Vizier.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -127,7 +128,7 @@ def loss_at(trial: Trial, objective: Objective, step: int) -> float | None:
         if math.isfinite(report.value):
             best = min(best, objective.loss(report.value))
         curve.append((report.step, best))
-    for (before, worse), (after, better) in zip(curve, curve[1:], strict=False):
+    for (before, worse), (after, better) in itertools.pairwise(curve):
         if before <= step < after:
             if not math.isfinite(worse):
                 return worse

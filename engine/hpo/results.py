@@ -115,7 +115,8 @@ def recipe_of(results: Results, number: int | None = None) -> str:
     data["search"] = None
     data["model"]["settings"].update(trial.assignment)
     scored = ", ".join(f"{plain(name)} {value:.6g}" for name, value in trial.values.items())
-    return f"# trial {trial.number} of {plain(results.run)}: {scored or trial.state}\n{to_yaml(data)}"
+    said = f"trial {trial.number} of {plain(results.run)}: {scored or trial.state}"
+    return f"# {said}\n{to_yaml(data)}"
 
 
 def _chosen(results: Results, number: int | None) -> Trial:

@@ -88,9 +88,8 @@ class TrialListener(StepListener):
     def message(self, message: messages.Message, rank: int) -> None:
         lease = self._lease
         if isinstance(message, messages.Scalar) and message.split == "valid" and rank == 0:
-            self._words.put(
-                Heard(lease.number, lease.token, message.name, message.step, message.value)
-            )
+            at = message.rows or message.step  # steps of different batch sizes are not comparable
+            self._words.put(Heard(lease.number, lease.token, message.name, at, message.value))
         elif isinstance(message, messages.Note):
             self.output(f"{message.level}: {message.text}\n")
 

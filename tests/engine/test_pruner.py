@@ -81,7 +81,9 @@ def test_asha_lets_one_of_three_go_on_at_each_rung() -> None:
     low, good = [0.1] * 9, [0.56] * 9
     decided = [rule.decide(running(*low[: n + 1]), rivals) for n in range(9)]
     assert [n for n, why in enumerate(decided, 1) if why] == [3, 9]
-    assert decided[2] == "auc 0.1 at step 30 is not among the best 3 of 9 trials there (from 0.55 on)"
+    assert decided[2] == (
+        "auc 0.1 at step 30 is not among the best 3 of 9 trials there (from 0.55 on)"
+    )
     assert not any(rule.decide(running(*good[: n + 1]), rivals) for n in range(9))
     assert rule.decide(running(*low[:3]), rivals[:3]) == ""  # too few rivals
     failed = [trial(n, *([0.9] * 9), state=TrialState.FAILED) for n in range(9)]
@@ -146,6 +148,7 @@ def test_a_loss_at_a_step_never_rises(values: list[float], step: int) -> None:
 
 def test_pruning_saves_steps_and_keeps_the_best_of_curves_that_cross() -> None:
     """60 trainings that saturate at different heights; the later ones overtake for a while."""
+
     def curve(number: int) -> list[Report]:
         height, speed = 0.70 + 0.002 * ((number * 37) % 50), 0.15 + 0.01 * ((number * 13) % 20)
         return [Report(n, height - 0.2 * math.exp(-speed * n)) for n in range(1, 21)]
