@@ -23,7 +23,7 @@ from models import catalog
 from models.settings import resolve
 
 ENVIRONMENTS = ("app", "etl", "torch")
-ROWS, SEED, TRIALS, EVALUATIONS = 200_000, 20261125, 48, 24
+ROWS, SEED, TRIALS, EVALUATIONS = 60_000, 20261125, 48, 24
 RECORDED = ROOT / "tests" / "data" / "dlrm_curves.json"
 AUC = Objective(name="auc", maximize=True)
 WHOLE = {"epochs": 1, "evals_per_epoch": EVALUATIONS, "patience": EVALUATIONS}

@@ -236,13 +236,8 @@ def _objectives(
     for number, part in enumerate(parts or [MetricPart(name=metric)]):
         key = f"search.metrics.{number}"
         if part.name not in known:
-            hint = _hint(part.name, list(known))
-            found.append(
-                (
-                    f"{key}.name" if parts else "goal.metric",
-                    f"{spec.name} has no metric {part.name}, {hint}",
-                )
-            )
+            place, hint = f"{key}.name" if parts else "goal.metric", _hint(part.name, list(known))
+            found.append((place, f"{spec.name} has no metric {part.name}, {hint}"))
             continue
         goal = known[part.name].goal
         if part.objective not in (None, str(goal)):

@@ -300,9 +300,9 @@ def from_settings(settings: Sequence[Setting], defaults: Mapping[str, object],
                   names: Sequence[str] = ()) -> Space:  # fmt: skip
     """The space of a model's settings: those named, by default all tunable ones that count.
 
-    `defaults` are the values the model would be trained with; one that lies outside of the search
-    range (0 = off on a log scale) widens nothing: the parameter then has no default. A setting that
-    needs a value which another one, not searched, does not have is left out.
+    `defaults` are the values the model would be trained with; one that cannot lie in the range
+    (0 = off on a log scale) leaves its parameter without a default. A setting that needs a value
+    which another one, not searched, does not have is left out.
     """
     chosen = [s for s in settings if (s.name in names if names else s.tunable)]
     searched = {setting.name for setting in chosen}
@@ -351,15 +351,17 @@ def _parameter(setting: Setting, default: object, parents: Iterable[str]) -> Par
 
 
 def _range(setting: Setting, default: object) -> tuple[float, float]:
-    """Where to look for a number: what it declares, on a log scale SPREAD times less to SPREAD
-    times more than the default, else all that is allowed."""
+    """Where to look for a number: what it declares (and up to the default), on a log scale from
+    SPREAD times less to SPREAD times more than the default, else all that is allowed."""
     if setting.low is None or setting.high is None:
         raise ValueError(f"{setting.name} has no bounds to search in: give some")
+    if not isinstance(default, int | float):
+        return setting.search or (setting.low, setting.high)
     if setting.search is not None:
-        return setting.search
-    if not setting.log or not _is_number(default) or not default > 0:  # type: ignore[operator]
+        return min(setting.search[0], default), max(setting.search[1], default)
+    if not setting.log or default <= 0:
         return setting.low, setting.high
-    low, high = float(default) / SPREAD, float(default) * SPREAD  # type: ignore[arg-type]
+    low, high = default / SPREAD, default * SPREAD
     if setting.kind is Kind.INT:
         low, high = math.ceil(low), math.floor(high)
     return max(low, setting.low), min(high, setting.high)
