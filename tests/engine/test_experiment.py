@@ -1,4 +1,4 @@
-"""The recipe's part `search` and SigOpt-style experiment files: meaning, and all problems at once."""
+"""The recipe's part `search` and SigOpt-style experiment files: meaning, all problems at once."""
 
 from __future__ import annotations
 
