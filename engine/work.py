@@ -156,9 +156,13 @@ def run_worker(
     try:
         group.start(
             JobSpec(
-                id=launch.job, argv=list(launch.argv), env=dict(launch.env),
-                grace_s=launch.grace_s, sample_s=launch.sample_s, cores=list(launch.cores),
-            )  # fmt: skip
+                id=launch.job,
+                argv=list(launch.argv),
+                env=dict(launch.env),
+                grace_s=launch.grace_s,
+                sample_s=launch.sample_s,
+                cores=list(launch.cores),
+            )
         )
         _follow(group, launch, outcome, listener, stop_level, log)
         swept = True

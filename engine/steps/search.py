@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from engine import events as ev
-from engine.advisor.layout import lay_out_trials
 from engine.errors import InputError, StepFailed
 from engine.hpo import optimizers
 from engine.hpo.experiment import study_of
+from engine.hpo.front import findings
 from engine.hpo.leases import Lease, Slot
 from engine.hpo.pruner import make as make_pruner
 from engine.hpo.schema import Search as SearchPart
@@ -26,6 +26,7 @@ from engine.steps.context import TRIALS, Context
 from engine.steps.trial_runner import TrialRunner
 from engine.steps.trial_training import TrialTraining
 from engine.store import empty_folder, open_run_folder, read_events
+from hosts import mpi
 from hosts.inventory import LOCAL
 from models import catalog
 
@@ -33,7 +34,7 @@ OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
 
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
-    """Search from wherever the run's events stand; the result of the best trial, and which it is."""
+    """Search from where the run's events stand; the result of the best trial, and which it is."""
     part = SearchPart.model_validate(step.settings["search"])
     study = study_of(
         part, catalog.load(context.plan.model), step.settings["settings"],
@@ -59,12 +60,16 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     finally:
         runner.close()
         optimizer.close()
+    found = findings(study, [t for t in search.trials.values() if t.origin != "warm"])
+    context.emit(ev.Noted, step=step.id, text=found.words,
+                 level="info" if found.feasible else "warning")  # fmt: skip
     return _keep(context, step, runner, best, search.trials, output)
 
 
 def _slots(context: Context, parallel: int) -> list[Slot]:
     """So many slots on this machine, each with cores of its own as long as there are enough."""
-    return [Slot(host=LOCAL, cores=cores) for cores in lay_out_trials(context.facts, parallel)]
+    layout = mpi.plan_layout(context.facts, parallel)
+    return [Slot(host=LOCAL, cores=cores) for cores in layout.cores]
 
 
 def _died(events: Sequence[ev.Event]) -> float:

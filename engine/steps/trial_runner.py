@@ -88,7 +88,8 @@ class TrialListener(StepListener):
     def message(self, message: messages.Message, rank: int) -> None:
         lease = self._lease
         if isinstance(message, messages.Scalar) and message.split == "valid" and rank == 0:
-            at = message.rows or message.step  # steps of different batch sizes are not comparable
+            # Batches differ from trial to trial: where rows are counted, they are what compares.
+            at = message.rows or message.step
             self._words.put(Heard(lease.number, lease.token, message.name, at, message.value))
         elif isinstance(message, messages.Note):
             self.output(f"{message.level}: {message.text}\n")
