@@ -42,15 +42,16 @@ def plan_of(search: dict[str, Any] | None, path: str = "clicks.tsv") -> Plan:
 
 def journal(plan: Plan, run: str, count: int = 30) -> list[ev.Event]:
     """The default trial, then drawn ones; number 3 is pruned, 4 crashes, 5 is still running."""
-    study = planned_study(plan)
-    assert study is not None
-    first = study.space.default()
-    assert first is not None
     told: list[ev.Event] = [
         ev.RunCreated(t=T0, run=run, recipe="job", command="aiok run job.yaml",
                       steps=[{"id": "search", "kind": "search", "title": "Search"}]),
         ev.RunStarted(t=T0, pid=1, attempt=1),
     ]  # fmt: skip
+    study = planned_study(plan)
+    if study is None:
+        return told
+    first = study.space.default()
+    assert first is not None
     for number in range(count):
         chosen = study.space.sample(random.Random(number)) if number else first
         t = T0 + 10 * number
@@ -82,7 +83,7 @@ def record(folder: Path, search: dict[str, Any] | None, count: int = 30) -> RunF
     plan = plan_of(search)
     write_atomically(found.plan, plan.to_json())
     log = EventLog(found.events)
-    for event in journal(plan, folder.name, count) if search else ():
+    for event in journal(plan, folder.name, count):
         log.append(event)
     log.close()
     return found
