@@ -14,6 +14,7 @@ from engine.hpo.experiment import searched_settings, study_of
 from engine.hpo.schema import Search
 from engine.hpo.space import Type, from_settings
 from engine.hpo.study import Strategy, Study
+from engine.questions import check_answers, to_data
 from models import catalog
 from models.settings import Kind, Setting, resolve
 
@@ -216,6 +217,13 @@ def test_a_grid_has_no_budget_unless_one_is_given() -> None:
     grid = "parameters: [{name: embedding_size, type: int, grid: [8, 16]}]"
     assert study(f"search: {{optimizer: grid, {grid}}}").budget.trials is None
     assert study(f"search: {{optimizer: grid, trials: 1, {grid}}}").budget.trials == 1
+
+
+def test_the_wizard_asks_for_a_search() -> None:
+    assert "search" not in to_data({})
+    assert to_data({"search.trials": "5"})["search"] == {"trials": 5}
+    said = check_answers({"search.trials": "0"})
+    assert said == {"search.trials": "should be greater than or equal to 1, not 0"}
 
 
 # --- spaces from settings -----------------------------------------------------------------------
