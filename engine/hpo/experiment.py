@@ -188,7 +188,8 @@ def _misfit(key: str, setting: Setting, value: object) -> Iterator[Problem]:
 
 
 def _parameter(part: ParameterPart, setting: Setting, default: object) -> sp.Parameter:
-    """The parameter as written; its default is the model's where that lies in the space."""
+    """The parameter as written; its default is the model's, moved to the nearest value of the space
+    where it lies outside: so there always is one to begin with."""
     choices: tuple[sp.Scalar, ...] = tuple(part.categorical_values or ())
     if part.grid is not None:
         if part.type == "int":
@@ -213,10 +214,7 @@ def _parameter(part: ParameterPart, setting: Setting, default: object) -> sp.Par
     if part.default is not None:
         return made
     value = _as_written(setting, default, choices)
-    try:
-        return sp.Parameter(**{**vars(made), "default": made.check(value)})
-    except ValueError:
-        return made
+    return sp.Parameter(**{**vars(made), "default": made.closest(value)})
 
 
 def _as_written(setting: Setting, value: object, choices: Sequence[sp.Scalar]) -> object:

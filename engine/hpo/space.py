@@ -89,6 +89,26 @@ class Parameter:
             raise ValueError(f"{self.name} is {shown(value)}, not {low:g} + n x {self.step:g}")
         return int(number) if self.type is Type.INT else number
 
+    def closest(self, value: object) -> Scalar:
+        """The value itself where it is allowed, else the nearest number, the first word."""
+        try:
+            return self.check(value)
+        except ValueError:
+            pass
+        numbers = [choice for choice in self.choices if _is_number(choice)]
+        if not _is_number(value) or len(numbers) < len(self.choices):
+            return self.choices[0] if self.choices else self.check(self.range[0])
+        number = float(value)  # type: ignore[arg-type]
+        if numbers:
+            return min(numbers, key=lambda choice: abs(float(choice) - number))
+        low, high = self.range
+        step = self.step or (1 if self.type is Type.INT else None)
+        if step is None:
+            return min(high, max(low, number))
+        place = min((self.count() or 1) - 1, max(0, round((number - low) / step)))
+        moved = min(high, low + place * step)
+        return int(moved) if self.type is Type.INT else moved
+
     @property
     def range(self) -> tuple[float, float]:
         """(low, high) of a parameter with bounds."""

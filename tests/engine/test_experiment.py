@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import recipe, strict_yaml
 from engine.errors import InputError
@@ -204,6 +206,32 @@ def test_parameters_may_depend_on_others_in_any_order() -> None:
     assert list(found.start) == [
         {"table_optimizer": "sgd"}, {"table_optimizer": "rowwise_adagrad", "table_start": 0.5}
     ]  # fmt: skip
+
+
+def test_a_default_outside_of_the_space_is_moved_into_it() -> None:
+    found = study(
+        "search:\n"
+        "  parameters:\n"
+        "    - {name: learning_rate, type: double, bounds: {min: 0.01, max: 0.1}}\n"
+        "    - {name: embedding_size, type: int, grid: [4, 20, 64]}\n"
+        "    - {name: batch_size, type: int, bounds: {min: 100, max: 900}, step: 250}\n"
+        "    - {name: top_widths, type: categorical, categorical_values: [32-16, 64]}\n"
+    )
+    assert found.space.default() == {
+        "learning_rate": 0.01, "embedding_size": 20, "batch_size": 850, "top_widths": "32-16"
+    }  # fmt: skip
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["double", "int"]),
+       st.sampled_from([None, 3.0]))  # fmt: skip
+def test_the_closest_value_is_allowed_and_none_is_nearer(
+    value: float, kind: str, step: float | None
+) -> None:
+    one = sp.Parameter(name="x", type=Type(kind), low=-4, high=9, step=step)
+    found = one.closest(value)
+    assert one.check(found) == found
+    for other in one.values() or [-4.0, 9.0]:
+        assert abs(float(found) - value) <= abs(float(other) - value)
 
 
 def test_a_threshold_of_the_only_metric_is_a_bound() -> None:
