@@ -201,7 +201,7 @@ def scatter_chart(dots: Sequence[Dot], plane: Plane) -> Markup:
     if plane.joined and len(ahead) > 1:
         path = "M" + "L".join(f"{scale.x(x):.6g} {scale.y(y):.6g}" for x, y in ahead)
         parts.append(tag("g", tag("path", class_="line", d=path), class_="s1"))
-    for dot in sorted(dots, key=lambda one: -one.slot % 3):  # the front lies above the others
+    for dot in sorted(dots, key=lambda one: (one.slot != 2, one.slot)):  # slot 2 lies below all
         circle = tag("circle", tag("title", dot.said), class_="dot", cx=scale.x(dot.x),
                      cy=scale.y(dot.y), r=4)  # fmt: skip
         parts.append(tag("g", circle, class_=f"s{dot.slot}"))
