@@ -106,10 +106,11 @@ def non_dominated(points: Sequence[Point]) -> list[int]:
     Equal points do not beat each other; one with a NaN is never among them.
     """
     sound = [index for index, point in enumerate(points) if not any(map(math.isnan, point))]
-    return [
-        index for index in sound
-        if not any(_beats(points[other], points[index]) for other in sound if other != index)
-    ]  # fmt: skip
+    front: list[int] = []
+    for index in sorted(sound, key=lambda index: tuple(points[index])):  # who beats it comes before
+        if not any(_beats(points[other], points[index]) for other in front):
+            front.append(index)
+    return sorted(front)
 
 
 def _beats(one: Point, other: Point) -> bool:

@@ -389,8 +389,10 @@ def test_a_line_stays_inside_its_drawing(points: list[tuple[float, float]]) -> N
     assert all(0 <= at <= 520 for at in dots)
 
 
-@given(st.lists(st.tuples(st.floats(-1e6, 1e9), st.floats(-1e6, 1e6), st.integers(1, 3)), max_size=20),
-       st.booleans())  # fmt: skip
+coordinates = st.tuples(st.floats(-1e6, 1e9), st.floats(-1e6, 1e6), st.integers(1, 3))
+
+
+@given(st.lists(coordinates, max_size=20), st.booleans())
 def test_dots_stay_inside_their_drawing(
     points: list[tuple[float, float, int]], joined: bool
 ) -> None:
