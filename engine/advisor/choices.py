@@ -60,6 +60,10 @@ def _parallel(job: Job) -> Value | None:
     """Trials at a time: each on a core of its own, they compute more than one on all cores."""
     if job.recipe.search is None or job.recipe.search.parallel != "auto":
         return None
+    if job.cluster:
+        shares = ", ".join(f"{host.capacity} on {host.name}" for host in job.cluster)
+        trials = sum(host.capacity for host in job.cluster)
+        return Value("search.parallel", trials, "advisor", f"what the hosts take: {shares}")
     cores = job.facts.physical_cores
     return Value("search.parallel", cores, "advisor", f"one trial for each of {cores} cores")
 

@@ -156,16 +156,15 @@ def _training(
     added to `own`."""
     recipe = job.recipe
     title = f"{spec.title} ({recipe.model.profile})"
+    where = f" on {', '.join(host.name for host in job.cluster)}" if job.cluster else ""
     if recipe.search is not None:
         parallel = values["search.parallel"]
         own["search"] = {**recipe.search.model_dump(mode="json"), "parallel": parallel}
         trials = f"{recipe.search.trials} trials" if recipe.search.trials else "trials"
         title = f"search {title}: {trials} by {recipe.search.optimizer}, {parallel} at a time"
-        return "search", title, LOCAL
+        return "search", title + where, recipe.cluster
     ranks = own["ranks"] = values["train.ranks"]
-    title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}"
-    if job.cluster:
-        title += f" on {', '.join(host.name for host in job.cluster)}"
+    title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}{where}"
     return "train", title, recipe.cluster
 
 

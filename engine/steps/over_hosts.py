@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
+from threading import Lock
 from typing import Any
 
 from engine import clusters
+from engine import events as ev
+from engine.plan import Step
 from engine.steps.context import Context
 from engine.work import run_of_job
-from hosts import bringup
+from hosts import bringup, folders
+from hosts.inventory import LOCAL
 from hosts.job import sweep_jobs
 from hosts.preflight import one_folder, same_folder
 from hosts.site import Site
@@ -67,3 +71,36 @@ def make_shared(sites: Sequence[Site], place: PurePosixPath) -> None:
     sites[0].transport.run(["mkdir", "-p", str(place)])
     if problems := one_folder(sites, str(place)):
         raise clusters.unreachable(problems)
+
+
+def data_on(context: Context, site: Site) -> PurePosixPath:
+    """Where the training data lies on a host: once, in a folder that all hosts see."""
+    if site.name == LOCAL:
+        return PurePosixPath(context.output_of("etl"))
+    identity = context.plan.step("etl").identity
+    shared = shared_place(context.cluster)
+    return shared / identity if shared else site.output(identity)
+
+
+def send_data(context: Context, step: Step, sites: Sequence[Site]) -> None:
+    """Training data to every host that lacks them; the first one takes them for all where they
+    share a folder."""
+    lock, done = Lock(), dict.fromkeys((site.name for site in sites), (0, 0))
+
+    def one(site: Site) -> None:
+        def tell(sent: int, total: int) -> None:
+            with lock:
+                done[site.name] = (sent, total)
+                parts = list(done.values())
+            context.emit(
+                ev.StepProgressed, step=step.id, phase="send data", unit="bytes",
+                done=sum(part[0] for part in parts), total=sum(part[1] for part in parts),
+            )  # fmt: skip
+
+        target = data_on(context, site)
+        site.transport.run(["mkdir", "-p", str(target.parent)])
+        folders.send_folder(site, context.output_of("etl"), target, tell)
+
+    if shared := shared_place(context.cluster):
+        make_shared(sites, shared)
+    at_each(sites[:1] if shared else sites, one)

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import clusters
 from engine import events as ev
+from engine.advisor.layout import ClusterHost, lay_out
 from engine.errors import InputError, StepFailed
 from engine.hpo import optimizers
 from engine.hpo.experiment import study_of
@@ -22,12 +24,13 @@ from engine.hpo.study import Study
 from engine.hpo.trials import Trial
 from engine.plan import Step
 from engine.state import fold
+from engine.steps import over_hosts
 from engine.steps.context import TRIALS, Context
 from engine.steps.trial_runner import TrialRunner
 from engine.steps.trial_training import TrialTraining
 from engine.store import empty_folder, open_run_folder, read_events
-from hosts import mpi
 from hosts.inventory import LOCAL
+from hosts.site import Site
 from models import catalog
 
 OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
@@ -40,11 +43,25 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
         part, catalog.load(context.plan.model), step.settings["settings"],
         step.settings["goal"]["metric"], int(step.settings["seed"]),
     )  # fmt: skip
+    sites = _connect(context, step)
+    try:
+        return _search(context, step, part, study, sites, output)
+    finally:
+        if context.site not in sites:
+            context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
+            clusters.leave(sites)
+
+
+def _search(
+    context: Context, step: Step, part: SearchPart, study: Study, sites: Sequence[Site],
+    output: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """The search on connected hosts."""
     events = read_events(context.folder.events, 0)[0]
-    slots = _slots(context, int(part.parallel))
-    work = TrialTraining(context, step, len(slots))
+    slots = _slots(context, sites, int(part.parallel))
+    work = TrialTraining(context, step, max(Counter(slot.host for slot in slots).values()))
     names = [objective.name for objective in study.objectives]
-    runner = TrialRunner(context, step, work, {LOCAL: context.site}, names)
+    runner = TrialRunner(context, step, work, {site.name: site for site in sites}, names)
     optimizer = optimizers.make(part.optimizer, study)
     search = Search(
         study, optimizer, runner, slots, context.log.append, step=step.id,
@@ -66,10 +83,29 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     return _keep(context, step, runner, best, search.trials, output)
 
 
-def _slots(context: Context, parallel: int) -> list[Slot]:
-    """So many slots on this machine, each with cores of its own as long as there are enough."""
-    layout = mpi.plan_layout(context.facts, parallel)
-    return [Slot(host=LOCAL, cores=cores) for cores in layout.cores]
+def _connect(context: Context, step: Step) -> list[Site]:
+    """The hosts of the run's cluster, the data on each; this machine where the step is here."""
+    if step.host == LOCAL:
+        return [context.site]
+    sites = over_hosts.connect(context)
+    try:
+        over_hosts.at_each(sites, lambda site: over_hosts.clear_jobs(context, site))
+        over_hosts.send_data(context, step, sites)
+    except BaseException:
+        clusters.leave(sites)
+        raise
+    return sites
+
+
+def _slots(context: Context, sites: Sequence[Site], parallel: int) -> list[Slot]:
+    """So many slots on the hosts, each with cores of its own as long as there are enough."""
+    facts = {LOCAL: context.facts, **context.cluster_hosts()}
+    hosts = [ClusterHost(name=s.name, slots=s.slots, facts=facts[s.name]) for s in sites]
+    return [
+        Slot(host=host.name, cores=cores)
+        for host, layout in lay_out(hosts, parallel)
+        for cores in layout.cores
+    ]
 
 
 def _died(events: Sequence[ev.Event]) -> float:
@@ -112,11 +148,11 @@ def _keep(
     result = files.result()
     if result is None:
         raise StepFailed(
-            f"the output of the best trial ({best.number}) is gone from {files.folder}",
+            f"the output of the best trial ({best.number}) is gone from {files.here}",
             todo="start a new run of the same recipe",
         )
     empty_folder(output)
-    shutil.copytree(files.output, output, copy_function=_link, dirs_exist_ok=True)
+    shutil.copytree(files.home.output, output, copy_function=_link, dirs_exist_ok=True)
     events = read_events(context.folder.events, 0)[0]
     with open(output / TRIALS, "wb") as file:
         file.writelines(ev.encode(event) for event in events if isinstance(event, OF_TRIALS))

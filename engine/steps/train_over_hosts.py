@@ -8,14 +8,12 @@ the head too, may be lost.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from threading import Lock
 from typing import Any
 
 from engine import clusters
-from engine import events as ev
 from engine.advisor.layout import ClusterHost, lay_out
 from engine.environments import lock_of
 from engine.plan import Step
@@ -41,10 +39,7 @@ class ClusterTraining:
         self.head = sites[0]
         self.job = context.job(step)
         self.place = self.head.job(self.job)
-        identity = context.plan.step("etl").identity
-        # In a folder that all hosts see the data lies once.
-        self.shared = over_hosts.shared_place(context.cluster)
-        self.data = self.shared / identity if self.shared else self.head.output(identity)
+        self.data = over_hosts.data_on(context, self.head)
         self.kept = self.head.home / "checkpoints" / f"{context.folder.tag}.{step.id}"
 
     def clear(self) -> None:
@@ -59,31 +54,13 @@ class ClusterTraining:
     def send(self, checkpoints: Path) -> None:
         """Training data and the newest checkpoint to every host that lacks them."""
         whole = sorted(checkpoints.glob("step-*"))
-        lock, done = Lock(), dict.fromkeys((site.name for site in self.sites), (0, 0))
-
-        def tell(site: Site) -> Callable[[int, int], None]:
-            def progress(sent: int, total: int) -> None:
-                with lock:
-                    done[site.name] = (sent, total)
-                    parts = list(done.values())
-                self.context.emit(
-                    ev.StepProgressed, step=self.step.id, phase="send data", unit="bytes",
-                    done=sum(part[0] for part in parts), total=sum(part[1] for part in parts),
-                )  # fmt: skip
-
-            return progress
+        over_hosts.send_data(self.context, self.step, self.sites)
 
         def one(site: Site) -> None:
-            site.transport.run(["mkdir", "-p", str(self.data.parent), str(self.kept)])
-            if self.shared is None:
-                folders.send_folder(site, self.context.output_of("etl"), self.data, tell(site))
+            site.transport.run(["mkdir", "-p", str(self.kept)])
             if whole:
                 folders.send_folder(site, whole[-1], self.kept / whole[-1].name)
 
-        if self.shared is not None:
-            over_hosts.make_shared(self.sites, self.shared)
-            source = self.context.output_of("etl")
-            folders.send_folder(self.head, source, self.data, tell(self.head))
         over_hosts.at_each(self.sites, one)
 
     def spec(self, plain: Mapping[str, Any], layouts: Sequence[mpi.HostRanks]) -> dict[str, Any]:

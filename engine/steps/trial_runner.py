@@ -13,9 +13,9 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from engine.errors import AiokError, HostError, HostLost, InputError, RunStopped
@@ -25,7 +25,10 @@ from engine.plan import Step
 from engine.steps.context import Context, StepListener
 from engine.store import make_folder, remove_tree
 from engine.work import Launch, run_worker
+from hosts import folders
+from hosts.inventory import LOCAL
 from hosts.site import Site
+from hosts.transport import HostProblem
 from models import messages
 
 CLOSE_S = 30.0  # for the threads to end what they run, when the search ends early
@@ -33,34 +36,41 @@ CLOSE_S = 30.0  # for the threads to end what they run, when the search ends ear
 
 @dataclass(frozen=True)
 class LeaseFiles:
-    """Where a lease writes. `outcome` is written last, when the output is whole."""
+    """Where a lease writes: in `there` on its host, which comes back to `here`; without `there` its
+    host is this machine. `outcome` is written last, when the output is whole."""
 
-    folder: Path
+    here: Path
+    there: PurePosixPath | None = None
+
+    @property
+    def home(self) -> LeaseFiles:
+        """The same files on this machine."""
+        return LeaseFiles(self.here)
 
     @property
     def output(self) -> Path:
         """What the trial makes: weights and what belongs to them."""
-        return self.folder / "output"
+        return Path(self.there or self.here) / "output"
 
     @property
     def checkpoints(self) -> Path:
         """What it goes on from after an interruption."""
-        return self.folder / "checkpoints"
+        return Path(self.there or self.here) / "checkpoints"
 
     @property
     def outcome(self) -> Path:
         """The values of its result."""
-        return self.folder / "outcome.json"
+        return Path(self.there or self.here) / "outcome.json"
 
     @property
     def spec(self) -> Path:
-        """The worker's spec."""
-        return self.folder / "spec.json"
+        """The worker's spec, on this machine: its copy on another host has the same name."""
+        return self.here / "spec.json"
 
     def result(self) -> dict[str, Any] | None:
-        """The values of the result; None when the lease did not come to its end."""
+        """The values of the result that is here; None when the lease did not come to its end."""
         try:
-            values = json.loads(self.outcome.read_text(encoding="utf-8"))
+            values = json.loads(self.home.outcome.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return values if isinstance(values, dict) else None
@@ -110,8 +120,16 @@ class TrialRunner:
         self._threads: dict[int, threading.Thread] = {}  # token -> at work
 
     def files(self, lease: Lease) -> LeaseFiles:
-        """Where a lease writes on this machine."""
-        return LeaseFiles(self._trial_folder(lease.number) / f"lease-{lease.token:06d}")
+        """Where a lease writes."""
+        here = self._trial_folder(lease.number) / f"lease-{lease.token:06d}"
+        site = self._sites.get(lease.slot.host)
+        if site is None or site.name == LOCAL:
+            return LeaseFiles(here)
+        return LeaseFiles(here, self._work_folder(site) / here.parent.name / here.name)
+
+    def _work_folder(self, site: Site) -> PurePosixPath:
+        """Where the leases of this search write on another host."""
+        return site.home / "work" / f"{self._context.folder.tag}.{self._step.id}"
 
     def _trial_folder(self, number: int) -> Path:
         return self._context.work_folder(self._step) / f"trial-{number:05d}"
@@ -150,10 +168,13 @@ class TrialRunner:
 
     def recover(self, lease: Lease) -> Outcome | None:
         files = self.files(lease)
+        if files.there is not None:
+            with contextlib.suppress(HostProblem):  # what it had not finished has no outcome there
+                self._fetch(files, self._sites[lease.slot.host])
         result = files.result()
         if result is None:
             return None
-        took = files.outcome.stat().st_mtime - files.spec.stat().st_mtime
+        took = files.home.outcome.stat().st_mtime - files.spec.stat().st_mtime
         return self._finished(result, max(0.0, took))
 
     def drop(self, number: int) -> None:
@@ -166,6 +187,10 @@ class TrialRunner:
         end = time.monotonic() + CLOSE_S
         for thread in list(self._threads.values()):
             thread.join(max(0.0, end - time.monotonic()))
+        for site in self._sites.values():
+            if site.name != LOCAL:
+                with contextlib.suppress(HostProblem):
+                    site.transport.run(["rm", "-rf", str(self._work_folder(site))])
 
     # --- in the thread of a lease ---------------------------------------------------------------
 
@@ -204,26 +229,66 @@ class TrialRunner:
     def _follow(self, lease: Lease) -> dict[str, Any]:
         """Make the lease's folder, run its worker to the end and return its result."""
         site, files = self._sites[lease.slot.host], self.files(lease)
-        self._prepare(lease, files)
+        self._prepare(files.home)
         job = f"{self._context.folder.tag}.{self._step.id}-{lease.number}.{lease.token}"
         launch = self._work.launch(lease, files, job, site)
         log = self._log(lease)
         listener = TrialListener(self._context, self._step, lease, log, self._words)
         listener.command(launch.argv, launch.env)
+        if files.there is None:
+            away: contextlib.AbstractContextManager[Launch] = contextlib.nullcontext(launch)
+        else:
+            away = self._elsewhere(files, site, launch)
         try:
-            return run_worker(
-                [site], launch, listener, lambda: self._levels.get(lease.token, 2), log=str(log)
-            )
+            with away as launch:
+                return run_worker(
+                    [site], launch, listener, lambda: self._levels.get(lease.token, 2),
+                    log=str(log), fetch=lambda: self._fetch(files, site),
+                )  # fmt: skip
+        except HostProblem as problem:
+            raise HostLost(str(problem), why=problem.why, log=str(log)) from None
         finally:
             listener.close()
 
-    def _prepare(self, lease: Lease, files: LeaseFiles) -> None:
-        """The folder of a lease, with the checkpoints of the trial's last one that has any."""
+    def _prepare(self, files: LeaseFiles) -> None:
+        """The folder of a lease here, with the checkpoints of the trial's last one that has any."""
         make_folder(files.output)
-        earlier = [path for path in files.folder.parent.iterdir() if path != files.folder]
+        earlier = [path for path in files.here.parent.iterdir() if path != files.here]
         for folder in sorted(earlier, reverse=True):
             left = LeaseFiles(folder).checkpoints
             if left.is_dir() and not files.checkpoints.exists():
                 left.rename(files.checkpoints)
             shutil.rmtree(folder, ignore_errors=True)
         files.checkpoints.mkdir(exist_ok=True)
+
+    # --- on another host ------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _elsewhere(self, files: LeaseFiles, site: Site, launch: Launch) -> Iterator[Launch]:
+        """The lease's folder on its host, from its checkpoints to its removal."""
+        assert files.there is not None
+        run, spec = site.transport.run, str(files.there / "spec.json")
+        run(["mkdir", "-p", str(files.output)])
+        if any(files.home.checkpoints.iterdir()):
+            place = PurePosixPath(files.checkpoints)
+            folders.send_folder(site, files.home.checkpoints, place)
+        run(["mkdir", "-p", str(files.checkpoints)])
+        site.transport.put(files.spec, spec)
+        argv = [spec if word == str(files.spec) else word for word in launch.argv]
+        try:
+            yield replace(launch, argv=argv)
+        finally:
+            with contextlib.suppress(HostProblem, OSError):  # it may be lost, with all it had
+                if files.result() is None:
+                    source = PurePosixPath(files.checkpoints)
+                    folders.fetch_whole([site], source, files.home.checkpoints)
+                run(["rm", "-rf", str(files.there)])
+
+    def _fetch(self, files: LeaseFiles, site: Site) -> None:
+        """Bring home what a lease has finished with, the outcome last."""
+        if files.there is None:
+            return
+        found = site.transport.run(["test", "-e", str(files.outcome)])
+        if found.code == 0:
+            folders.fetch_folder(site, PurePosixPath(files.output), files.home.output)
+            site.transport.get(str(files.outcome), files.home.outcome)

@@ -8,6 +8,7 @@ from typing import Any
 from engine.environments import lock_of
 from engine.hpo.leases import Lease
 from engine.plan import Step
+from engine.steps import over_hosts
 from engine.steps.context import PYTHON_VARIABLES, Context
 from engine.steps.trial_runner import LeaseFiles
 from engine.work import Launch, write_spec
@@ -34,7 +35,7 @@ class TrialTraining:
             "ranks": 1,
             "seed": settings["seed"],
             "goal": settings["goal"],
-            "data": str(context.output_of("etl")),
+            "data": str(over_hosts.data_on(context, site)),
             "output": str(files.output),
             "checkpoints": str(files.checkpoints),
             "outcome": str(files.outcome),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from bench import fake_training, search_faults
+from bench import search_faults
 from engine import api
-from engine.hpo.trials import TrialState
 from engine.state import RunStatus
 
 pytestmark = pytest.mark.slow
