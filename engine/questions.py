@@ -160,6 +160,8 @@ def _goal(answers: Mapping[str, str]) -> list[Question]:
         Question("goal.target", "goal", "Target", "end when reached; empty: no target", "float"),
         Question("goal.minutes", "goal", "Minutes", "end the training after; empty: no limit",
                  "float"),
+        Question("search.trials", "goal", "Search",
+                 "trainings that try other settings; empty: one training, no search", "int"),
         Question("split.by", "goal", "Split", "which rows are held out", "choice",
                  (("time", "the last rows"), ("random", "random rows")), "time"),
         Question("split.test", "goal", "Test part", "of all rows", "float", (), "0.1"),

@@ -85,6 +85,7 @@ def _collect_lines(node: yaml.Node, prefix: str, lines: dict[str, int], file: st
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
             lines[f"{prefix}{number}"] = item.start_mark.line + 1
+            _collect_lines(item, f"{prefix}{number}.", lines, file)
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:

@@ -188,7 +188,8 @@ def _misfit(key: str, setting: Setting, value: object) -> Iterator[Problem]:
 
 
 def _parameter(part: ParameterPart, setting: Setting, default: object) -> sp.Parameter:
-    """The parameter as written; its default is the model's where that lies in the space."""
+    """The parameter as written; its default is the model's, moved to the nearest value of the space
+    where it lies outside: so there always is one to begin with."""
     choices: tuple[sp.Scalar, ...] = tuple(part.categorical_values or ())
     if part.grid is not None:
         if part.type == "int":
@@ -213,10 +214,7 @@ def _parameter(part: ParameterPart, setting: Setting, default: object) -> sp.Par
     if part.default is not None:
         return made
     value = _as_written(setting, default, choices)
-    try:
-        return sp.Parameter(**{**vars(made), "default": made.check(value)})
-    except ValueError:
-        return made
+    return sp.Parameter(**{**vars(made), "default": made.closest(value)})
 
 
 def _as_written(setting: Setting, value: object, choices: Sequence[sp.Scalar]) -> object:
@@ -230,14 +228,14 @@ def _objectives(
 ) -> tuple[Objective, ...]:
     """The metrics; a threshold of the only one bounds what is accepted, it is no error."""
     known = {m.name: m for m in spec.metrics}
-    known[TRAINING_TIME] = Metric(name=TRAINING_TIME, goal=Goal.MINIMIZE, unit="s",
-                                  help="seconds of a trial, as the engine measures them")  # fmt: skip
+    words = "seconds of a trial, as the engine measures them"
+    known[TRAINING_TIME] = Metric(name=TRAINING_TIME, goal=Goal.MINIMIZE, unit="s", help=words)
     made = []
     for number, part in enumerate(parts or [MetricPart(name=metric)]):
-        key = f"search.metrics.{number}" if parts else "goal.metric"
+        key = f"search.metrics.{number}"
         if part.name not in known:
-            hint = _hint(part.name, list(known))
-            found.append((f"{key}.name", f"{spec.name} has no metric {part.name}, {hint}"))
+            place, hint = f"{key}.name" if parts else "goal.metric", _hint(part.name, list(known))
+            found.append((place, f"{spec.name} has no metric {part.name}, {hint}"))
             continue
         goal = known[part.name].goal
         if part.objective not in (None, str(goal)):

@@ -89,6 +89,26 @@ class Parameter:
             raise ValueError(f"{self.name} is {shown(value)}, not {low:g} + n x {self.step:g}")
         return int(number) if self.type is Type.INT else number
 
+    def closest(self, value: object) -> Scalar:
+        """The value itself where it is allowed, else the nearest number, the first word."""
+        try:
+            return self.check(value)
+        except ValueError:
+            pass
+        numbers = [choice for choice in self.choices if _is_number(choice)]
+        if not _is_number(value) or len(numbers) < len(self.choices):
+            return self.choices[0] if self.choices else self.check(self.range[0])
+        number = float(value)  # type: ignore[arg-type]
+        if numbers:
+            return min(numbers, key=lambda choice: abs(float(choice) - number))
+        low, high = self.range
+        step = self.step or (1 if self.type is Type.INT else None)
+        if step is None:
+            return min(high, max(low, number))
+        place = min((self.count() or 1) - 1, max(0, round((number - low) / step)))
+        moved = min(high, low + place * step)
+        return int(moved) if self.type is Type.INT else moved
+
     @property
     def range(self) -> tuple[float, float]:
         """(low, high) of a parameter with bounds."""
@@ -300,9 +320,9 @@ def from_settings(settings: Sequence[Setting], defaults: Mapping[str, object],
                   names: Sequence[str] = ()) -> Space:  # fmt: skip
     """The space of a model's settings: those named, by default all tunable ones that count.
 
-    `defaults` are the values the model would be trained with; one that lies outside of the search
-    range (0 = off on a log scale) widens nothing: the parameter then has no default. A setting that
-    needs a value which another one, not searched, does not have is left out.
+    `defaults` are the values the model would be trained with; one that cannot lie in the range
+    (0 = off on a log scale) leaves its parameter without a default. A setting that needs a value
+    which another one, not searched, does not have is left out.
     """
     chosen = [s for s in settings if (s.name in names if names else s.tunable)]
     searched = {setting.name for setting in chosen}
@@ -351,15 +371,17 @@ def _parameter(setting: Setting, default: object, parents: Iterable[str]) -> Par
 
 
 def _range(setting: Setting, default: object) -> tuple[float, float]:
-    """Where to look for a number: what it declares, on a log scale SPREAD times less to SPREAD
-    times more than the default, else all that is allowed."""
+    """Where to look for a number: what it declares (and up to the default), on a log scale from
+    SPREAD times less to SPREAD times more than the default, else all that is allowed."""
     if setting.low is None or setting.high is None:
         raise ValueError(f"{setting.name} has no bounds to search in: give some")
+    if not isinstance(default, int | float):
+        return setting.search or (setting.low, setting.high)
     if setting.search is not None:
-        return setting.search
-    if not setting.log or not _is_number(default) or not default > 0:  # type: ignore[operator]
+        return min(setting.search[0], default), max(setting.search[1], default)
+    if not setting.log or default <= 0:
         return setting.low, setting.high
-    low, high = float(default) / SPREAD, float(default) * SPREAD  # type: ignore[arg-type]
+    low, high = default / SPREAD, default * SPREAD
     if setting.kind is Kind.INT:
         low, high = math.ceil(low), math.floor(high)
     return max(low, setting.low), min(high, setting.high)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine import events as ev
-from engine.report.charts import Frame, Line, line_chart, powers, ticks, time_ticks
+from engine.report.charts import (
+    Dot,
+    Frame,
+    Line,
+    Plane,
+    line_chart,
+    powers,
+    scatter_chart,
+    ticks,
+    time_ticks,
+)
 from engine.report.figures import collect
 from engine.report.plaintext import plain, plain_tree, show, show_gib
 from engine.report.telemetry import WorkClock, read_samples
@@ -376,6 +387,22 @@ def test_a_line_stays_inside_its_drawing(points: list[tuple[float, float]]) -> N
             name in ("cx", "cy")]  # fmt: skip
     assert len(dots) == 2 * len(points)
     assert all(0 <= at <= 520 for at in dots)
+
+
+coordinates = st.tuples(st.floats(-1e6, 1e9), st.floats(-1e6, 1e6), st.integers(1, 3))
+
+
+@given(st.lists(coordinates, max_size=20), st.booleans())
+def test_dots_stay_inside_their_drawing(
+    points: list[tuple[float, float, int]], joined: bool
+) -> None:
+    dots = [Dot(x, y, f"<b>{n}</b>", slot) for n, (x, y, slot) in enumerate(points)]
+    chart = str(scatter_chart(dots, Plane("a plane", joined=joined)))
+    assert chart.count("<circle") == len(points)
+    assert "<b>" not in chart
+    for x, y in re.findall(r'cx="([^"]*)" cy="([^"]*)"', chart):
+        assert 0 <= float(x) <= 520
+        assert 0 <= float(y) <= 220
 
 
 def test_numbers_for_people() -> None:
