@@ -18,7 +18,10 @@ from typing import Any
 
 from engine import clusters, datasets, environments, facts, host_jobs, preflight, recipe
 from engine import events as ev
-from engine.advisor import ClusterHost, Job, lay_out, make_plan, refuse
+from engine.advisor.job import Job
+from engine.advisor.layout import ClusterHost, lay_out
+from engine.advisor.obstacles import refuse
+from engine.advisor.planner import make_plan
 from engine.clusters import Password, inventory
 from engine.code import deploy
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, InputError

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from engine import strict_json
+from engine.hpo.trials import Failure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,6 +279,84 @@ class WorkRestarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialQueued(Event):
+    """A search has chosen an assignment. Not durable: what follows from it is, in the same file."""
+
+    kind: ClassVar[str] = "trial_queued"
+    step: str
+    trial: int
+    assignment: dict[str, Any]
+    origin: str = "search"
+
+    def __post_init__(self) -> None:
+        """ValueError for a number below 0, or a value that no setting can have."""
+        if self.trial < 0:
+            raise ValueError("trials are numbered from 0")
+        if not all(isinstance(v, bool | int | float | str) for v in self.assignment.values()):
+            raise ValueError("a value is a number, a word or a flag")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialStarted(Event):
+    """A trial is leased to a place. `token` rises with each lease of the run: of this trial, only
+    words that bear it count from now on."""
+
+    kind: ClassVar[str] = "trial_started"
+    durable: ClassVar[bool] = True
+    step: str
+    trial: int
+    token: int
+    host: str
+    cores: list[int]
+    log: str = ""
+
+    def __post_init__(self) -> None:
+        """ValueError for cores that are no numbers."""
+        if not all(isinstance(core, int) for core in self.cores):
+            raise ValueError("cores are numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialMeasured(Event):
+    """A metric of a running trial after `step_count` steps of its training."""
+
+    kind: ClassVar[str] = "trial_measured"
+    step: str
+    trial: int
+    token: int
+    name: str
+    value: float
+    step_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEnded(Event):
+    """What became of a lease: `state` is finished, pruned, failed or interrupted. An interrupted
+    trial is run again; with a `failure` that used up one of its retries."""
+
+    kind: ClassVar[str] = "trial_ended"
+    durable: ClassVar[bool] = True
+    step: str
+    trial: int
+    token: int
+    state: str
+    values: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+    what: str = ""
+    seconds: float = 0.0
+    log: str = ""
+
+    def __post_init__(self) -> None:
+        """ValueError for an end that a trial cannot have."""
+        if self.state not in ("finished", "pruned", "failed", "interrupted"):
+            raise ValueError(f"{self.state!r} is no end of a trial")
+        if self.failure and self.failure not in list(Failure):
+            raise ValueError(f"{self.failure!r} is no failure of a trial")
+        if not all(isinstance(value, int | float) for value in self.values.values()):
+            raise ValueError("a metric is a number")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunEnded(Event):
     """The run process is done with the run. `status` is done, failed or stopped."""
 
@@ -300,7 +379,7 @@ KINDS: dict[str, type[Event]] = {
         RunCreated, StepEstimated, RunStarted, StopRequested, StepStarted, StepReused,
         StepFinished, StepFailed, StepStopped, StepProgressed, Measured, RanksPaced, RankSlow,
         WorkloadCounted, Noted, CheckpointSaved, HostSilent, WorkLost, HostsAwaited, WorkRestarted,
-        RunEnded,
+        TrialQueued, TrialStarted, TrialMeasured, TrialEnded, RunEnded,
     )
 }  # fmt: skip
 
@@ -319,6 +398,7 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "list[dict[str, str]]": (list,),
     "list[str]": (list,),
     "list[float]": (list,),
+    "list[int]": (list,),
 }
 
 

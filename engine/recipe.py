@@ -10,13 +10,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from engine.errors import InputError
-from engine.strict_yaml import Source, place_of, plain_copy, read, refuse, sentences
+from engine.hpo import experiment
+from engine.hpo.schema import Search
+from engine.strict_yaml import Name, Part, Source, place_of, plain_copy, read, refuse, sentences
 from hosts.inventory import LOCAL
 from models import catalog
 from models.settings import nearest, resolve
@@ -25,14 +27,7 @@ SHIPPED = Path(__file__).with_name("recipes")
 ADVISED = "auto"
 
 
-Name = Annotated[str, Field(min_length=1)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False, frozen=True, allow_inf_nan=False)
-
-
-class Columns(_Part):
+class Columns(Part):
     """Which columns of a table are what."""
 
     label: Name
@@ -56,14 +51,14 @@ class Columns(_Part):
         return self
 
 
-class Generate(_Part):
+class Generate(Part):
     """Made-up data in the true public format, with a signal to learn."""
 
     rows: int = Field(default=300_000, ge=1_000, le=10**11)
     seed: int = Field(default=1, ge=0, le=2**31 - 1)
 
 
-class Dataset(_Part):
+class Dataset(Part):
     """Exactly one of `path`, `name` (a registered data set) and `generate`."""
 
     format: Literal["criteo", "table"] = "criteo"
@@ -87,7 +82,7 @@ class Dataset(_Part):
         return self
 
 
-class Model(_Part):
+class Model(Part):
     """A model of the catalog, a profile of it, and settings that overrule the profile."""
 
     name: str = "dlrm"
@@ -95,7 +90,7 @@ class Model(_Part):
     settings: dict[str, Any] = {}
 
 
-class Split(_Part):
+class Split(Part):
     """Parts of all rows; by time = the last rows are test, those before them valid."""
 
     by: Literal["time", "random"] = "time"
@@ -109,7 +104,7 @@ class Split(_Part):
         return self
 
 
-class Etl(_Part):
+class Etl(Part):
     """Which engine prepares the data: sail (embedded) or spark (Apache Spark at `address`; without
     one over the hosts of the cluster, on this machine where there is none)."""
 
@@ -117,7 +112,7 @@ class Etl(_Part):
     address: str | None = None
 
 
-class Train(_Part):
+class Train(Part):
     """How the training is spread and saved, and the environment of all that computes with torch."""
 
     ranks: int | Literal["auto"] = "auto"
@@ -131,7 +126,7 @@ class Train(_Part):
         return self
 
 
-class Goal(_Part):
+class Goal(Part):
     """When the training is good enough, or long enough."""
 
     metric: str = "auc"
@@ -141,7 +136,7 @@ class Goal(_Part):
     max_metric_drop: float = Field(default=0.001, ge=0, le=1)
 
 
-class Faults(_Part):
+class Faults(Part):
     """What happens when a host or a rank is lost during the training.
 
     `stop` ends the run, resumable. `wait` waits until the host is back and goes on from the last
@@ -157,7 +152,7 @@ class Faults(_Part):
     restarts: int = Field(default=3, ge=0, le=1000)
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """One job, from data to report."""
 
     dataset: Dataset
@@ -167,7 +162,7 @@ class Recipe(_Part):
     etl: Etl = Etl()
     train: Train = Train()
     goal: Goal = Goal()
-    search: None = None
+    search: Search | None = None
     faults: Faults = Faults()
     seed: int = Field(default=7, ge=0, le=2**31 - 1)
 
@@ -266,6 +261,11 @@ def load(
     for key, text in from_overrides(overrides).items():
         put(data, key, _plain(text))
         origins[key] = "--set"
+    if isinstance(data.get("search"), dict):
+        folder = Path(source.file).parent if origins.get("search.file") == "recipe" else Path()
+        data["search"], places = experiment.inline(data["search"], folder)
+        origins.pop("search.file", None)
+        origins |= places
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -275,6 +275,7 @@ def load(
     problems = _model_problems(source, origins, data.get("model"))
     if recipe.model.name in catalog.names():
         problems += _goal_problems(recipe)
+        problems += [] if problems else _search_problems(recipe, source, origins)
     if problems:
         raise refuse(source, problems)
     return recipe, origins
@@ -320,6 +321,17 @@ def _goal_problems(recipe: Recipe) -> list[str]:
             f"not {recipe.dataset.format}"
         )
     return problems
+
+
+def _search_problems(recipe: Recipe, source: Source, origins: Mapping[str, str]) -> list[str]:
+    if recipe.search is None:
+        return []
+    spec = catalog.load(recipe.model.name)
+    defaults, _ = resolve(
+        spec.settings, spec.profiles[recipe.model.profile], recipe.model.settings
+    )
+    found = experiment.problems(recipe.search, spec, defaults, recipe.goal.metric)
+    return [f"{place_of(source, origins, key)}: {text}" for key, text in found]
 
 
 def json_schema() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from functools import singledispatch
 from typing import Any
 
 from engine import events as ev
+from engine.hpo.trials import Failure, Report, Trial, TrialState
 
 
 class StepStatus(StrEnum):
@@ -138,6 +139,7 @@ class RunState:
     silent_hosts: dict[str, float] = field(default_factory=dict)
     losses: list[ev.WorkLost] = field(default_factory=list)  # that the fault policy met
     awaited: ev.HostsAwaited | None = None
+    trials: dict[int, Trial] = field(default_factory=dict)  # of a search, by number
     updated: float = 0.0
 
     @property
@@ -352,6 +354,64 @@ def _(event: ev.HostSilent, state: RunState) -> None:
         state.silent_hosts[event.host] = event.seconds
     else:
         state.silent_hosts.pop(event.host, None)
+
+
+@_apply.register
+def _(event: ev.TrialQueued, state: RunState) -> None:
+    trial = Trial(event.trial, event.assignment, event.origin)
+    state.trials.setdefault(event.trial, trial)
+
+
+@_apply.register
+def _(event: ev.TrialStarted, state: RunState) -> None:
+    trial = state.trials.get(event.trial)
+    if trial is None or trial.state.is_over or event.token <= trial.token:
+        return
+    trial.state, trial.token = TrialState.RUNNING, event.token
+    trial.host, trial.cores, trial.log = event.host, tuple(event.cores), event.log
+    trial.started, trial.ended = event.t, None
+    trial.failure, trial.what = None, ""
+    trial.tries += 1
+
+
+def _leased(event: ev.TrialMeasured | ev.TrialEnded, state: RunState) -> Trial | None:
+    """The trial, if it waits for this word: None for a word of an earlier lease, or a second end.
+
+    One that was never leased (token 0) may end, too: its values come from an earlier study.
+    """
+    trial = state.trials.get(event.trial)
+    if trial is None or event.token != trial.token:
+        return None
+    waits = trial.state is TrialState.RUNNING or (
+        trial.state is TrialState.QUEUED and trial.token == 0
+    )
+    return trial if waits else None
+
+
+@_apply.register
+def _(event: ev.TrialMeasured, state: RunState) -> None:
+    trial = _leased(event, state)
+    if trial is None:
+        return
+    reports = trial.reports.setdefault(event.name, [])
+    # A trial that goes on from a checkpoint measures again what it had measured after it.
+    while reports and reports[-1].step >= event.step_count:
+        reports.pop()
+    reports.append(Report(event.step_count, event.value))
+
+
+@_apply.register
+def _(event: ev.TrialEnded, state: RunState) -> None:
+    trial = _leased(event, state)
+    if trial is None:
+        return
+    trial.state, trial.ended = TrialState(event.state), event.t
+    trial.seconds += event.seconds
+    trial.values = _numbers(event.values)
+    trial.failure = Failure(event.failure) if event.failure else None
+    trial.what, trial.log = event.what, event.log or trial.log
+    if trial.failure and not trial.state.is_over:
+        trial.retries += 1
 
 
 @_apply.register

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import InputError
 from models.settings import nearest, shown
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Part(BaseModel):
+    """A mapping that people write: unknown keys and numbers that are none are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=False, frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -149,16 +157,19 @@ def first_problem(error: ValidationError) -> str:
 
 
 def _is_union_tag(part: str) -> bool:
-    return part in ("int", "str", "none") or part.startswith(("literal[", "function-"))
+    tags = ("bool", "int", "float", "str", "none")
+    return part in tags or part.startswith(("literal[", "function-", "list["))
 
 
 def _valid_keys(part: type[BaseModel], parents: Sequence[str]) -> list[str]:
     names = iter(parents)
     for name in names:
         kind = part.model_fields[name].annotation if name in part.model_fields else None
-        if getattr(kind, "__origin__", None) is dict:  # a mapping of things: one more name
-            next(names, None)
         options = [kind, *getattr(kind, "__args__", ())]
+        held = next((o for o in options if getattr(o, "__origin__", None) in (dict, list)), None)
+        if held is not None:  # a mapping or a list of things: one more name
+            next(names, None)
+            options += held.__args__
         inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
         if not inner:
             return []

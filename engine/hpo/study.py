@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from engine.hpo.space import Assignment, Space
 
+TRAINING_TIME = "training_time"  # a metric that the engine measures: seconds of the whole trial
+
 
 class Strategy(StrEnum):
     """What a metric is for."""

@@ -60,3 +60,4 @@ class Trial:
     what: str = ""  # why it failed or was pruned
     log: str = ""
     tries: int = 0  # leases so far
+    retries: int = 0  # of them, those that failed and were tried again

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine import clusters
 from engine import events as ev
-from engine.advisor import spark_cores
+from engine.advisor.layout import spark_cores
 from engine.environments import lock_of
 from engine.errors import HostError, HostLost, InputError, RunStopped
 from engine.plan import Step

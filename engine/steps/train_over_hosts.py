@@ -16,7 +16,7 @@ from typing import Any
 
 from engine import clusters
 from engine import events as ev
-from engine.advisor import ClusterHost, lay_out
+from engine.advisor.layout import ClusterHost, lay_out
 from engine.environments import lock_of
 from engine.plan import Step
 from engine.steps import over_hosts

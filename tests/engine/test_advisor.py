@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine import api, clusters
-from engine.advisor import DISK_GIB, ClusterHost
+from engine.advisor.costs import DISK_GIB
+from engine.advisor.layout import ClusterHost
 from engine.environments import lock_of, size_to_install
 from hosts import provision
 from hosts.installer import MARKER

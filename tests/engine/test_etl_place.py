@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from engine import advisor
-from engine.advisor import ClusterHost, Job
+from engine.advisor.job import Job
+from engine.advisor.layout import ClusterHost
+from engine.advisor.planner import make_plan
 from engine.facts import FileFacts
 from engine.plan import Plan
 from engine.recipe import Recipe, flatten
@@ -39,7 +40,7 @@ def planned(
     )
     found = hosts or tuple(facts(name, cores) for name in ("h1", "h2", "h3"))
     cluster = [ClusterHost(name=host.hostname, slots=None, facts=host) for host in found]
-    return advisor.make_plan(Job(
+    return make_plan(Job(
         name="r", recipe=recipe, origins=dict.fromkeys(flatten(recipe.model_dump()), "recipe"),
         facts=facts(LOCAL), files=list[FileFacts](), missing_gib={}, cluster=cluster,
         shared=shared, has_jdk=has_jdk,

@@ -1,0 +1,144 @@
+"""SDA makes the plan: the finished recipe as steps, each with its identity and estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from engine.advisor.choices import finish
+from engine.advisor.costs import ENVIRONMENT_MINUTES
+from engine.advisor.estimate import environments_gib, estimate
+from engine.advisor.etl_place import engine_name, place_etl
+from engine.advisor.job import Job
+from engine.advisor.obstacles import obstacles
+from engine.plan import Estimate, Plan, Step, identify
+from hosts.inventory import LOCAL
+from models import catalog
+from models.api import ModelSpec
+
+
+def make_plan(job: Job) -> Plan:
+    """The finished recipe as steps; what stands against running it is in `problems`."""
+    spec = catalog.load(job.recipe.model.name)
+    values = finish(job, spec)
+    by_key = {value.key: value.value for value in values}
+    steps = _steps(job, spec, by_key)
+    environments = tuple(dict.fromkeys(step.environment for step in steps))
+    provision = Step(
+        id="provision",
+        kind="provision",
+        title="environments " + ", ".join(environments),
+        estimate=Estimate(
+            minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e in job.missing_gib),
+            memory_gib=0.3,
+            disk_gib=round(sum(job.missing_gib.get(e, 0.0) for e in environments), 2),
+            network_gib=environments_gib(job, steps),
+        ),
+    )
+    report = Step(
+        id="report",
+        kind="report",
+        title="report",
+        needs=tuple(step.id for step in steps),
+        estimate=Estimate(minutes=0.01, memory_gib=0.1, disk_gib=0.001),
+    )
+    plan_steps = (provision, *steps, report)
+    return Plan(
+        recipe=job.name,
+        model=spec.name,
+        steps=plan_steps,
+        values=tuple(values),
+        environments=environments,
+        facts={LOCAL: asdict(job.facts), **{h.name: asdict(h.facts) for h in job.cluster}},
+        data=tuple(
+            {"path": str(f.path), "size": f.size, "digest": f.digest, "verified": f.verified}
+            for f in job.files
+        ),
+        problems=tuple(obstacles(job, plan_steps, by_key)),
+    )
+
+
+def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
+    """data -> etl, roofline -> train -> evaluate, optimize; each with identity and estimate."""
+    recipe = job.recipe
+    settings = {
+        key.removeprefix("model.settings."): value
+        for key, value in values.items()
+        if key.startswith("model.settings.")
+    }
+    only_etl = set(spec.workers["etl"].settings)
+    split = recipe.split.model_dump()
+    dataset = {
+        "format": recipe.dataset.format,
+        "columns": recipe.dataset.columns.model_dump() if recipe.dataset.columns else None,
+    }
+    steps: list[Step] = []
+
+    def add(kind: str, worker: str, title: str, needs: Sequence[str], own: Mapping[str, Any],
+            inputs: Sequence[str] = (), host: str = LOCAL) -> None:  # fmt: skip
+        environment = environment_of(spec, worker, values)
+        ids = [next(s.identity for s in steps if s.id == need) for need in needs]
+        steps.append(
+            Step(
+                id=kind,
+                kind=kind,
+                title=title,
+                host=host,
+                worker=worker,
+                environment=environment,
+                needs=tuple(needs),
+                settings=own,
+                identity=identify(
+                    kind, spec.workers[worker], environment, spec, own, [*ids, *inputs]
+                ),
+                estimate=estimate(job, spec, kind, worker, environment, values),
+            )
+        )
+
+    generate = recipe.dataset.generate
+    if generate:
+        made = {**generate.model_dump(), "split": split}
+        add("data", "generate", f"make {generate.rows:,} rows of {spec.title} data", (), made)
+    own: dict[str, Any] = {
+        "dataset": dataset,
+        "split": split,
+        "settings": _subset(settings, only_etl),
+    }
+    first = ("data",) if generate else ()
+    place = place_etl(job)
+    add("etl", "etl", f"prepare data on {engine_name(job, values)}", first, own,
+        [f"{f.size}:{f.mtime_ns}:{f.digest}" for f in job.files],
+        place.host if place else LOCAL)  # fmt: skip
+    # What the peaks depend on: another host, processor or set of cores is measured anew.
+    host = {"host": job.facts.hostname, "cpu": job.facts.cpu_model, "cores": job.facts.cores}
+    add("roofline", "roofline", "matmul and memory peaks of this machine", (), host)
+    goal = recipe.goal
+    own = {
+        "model": spec.name,
+        "settings": {k: v for k, v in settings.items() if k not in only_etl},
+        "ranks": values["train.ranks"],
+        "seed": recipe.seed,
+        "goal": {"metric": goal.metric, "target": goal.target, "minutes": goal.minutes},
+    }
+    ranks = values["train.ranks"]
+    title = f"train {spec.title} ({recipe.model.profile}), {ranks} rank{'s' if ranks > 1 else ''}"
+    if job.cluster:
+        title += f" on {', '.join(host.name for host in job.cluster)}"
+    add("train", "train", title, ("etl",), own, host=recipe.cluster)
+    add("evaluate", "evaluate", "test metric", ("etl", "train", *first), {"split": "test"})
+    own = {"metric": goal.metric, "max_metric_drop": goal.max_metric_drop, "dataset": dataset}
+    add("optimize", "optimize", "inference export", ("etl", "train"), own)
+    return steps
+
+
+def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:
+    """The environment a worker of this job runs in."""
+    if worker == "etl":
+        return "spark" if values["etl.engine"] == "spark" else "etl"
+    environment = spec.workers[worker].environment
+    return str(values["train.environment"]) if environment == "torch" else environment
+
+
+def _subset(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name in names}

@@ -1,0 +1,154 @@
+"""How people write a search: the recipe's part `search`, and a SigOpt-style experiment file.
+
+Parameters and metrics are written alike in both. What they mean is said in experiment.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from engine.strict_yaml import Name, Part
+
+Scalar = bool | int | float | str
+TRIALS = 20  # of a search whose budget nobody gave
+
+
+class Bounds(Part):
+    """An inclusive range."""
+
+    min: float
+    max: float
+
+
+class ParameterPart(Part):
+    """One parameter: a range, or a list of values (`grid` of numbers, `categorical_values`).
+
+    `condition` (SigOpt writes `conditions`): other parameters and the values of theirs under which
+    this one counts.
+    """
+
+    name: Name
+    type: Literal["double", "int", "categorical"]
+    bounds: Bounds | None = None
+    grid: list[float] | None = Field(default=None, min_length=1)
+    categorical_values: list[Scalar] | None = Field(default=None, min_length=1)
+    transformation: Literal["none", "log"] = "none"
+    step: float | None = Field(default=None, gt=0)
+    condition: dict[str, Scalar | list[Scalar]] = {}
+    conditions: dict[str, Scalar | list[Scalar]] = {}
+    default: Scalar | None = None
+
+    @model_validator(mode="after")
+    def _one_domain(self) -> ParameterPart:
+        given = [key for key in ("bounds", "grid", "categorical_values") if getattr(self, key)]
+        if self.type == "categorical" and given != ["categorical_values"]:
+            raise ValueError("a categorical parameter needs categorical_values and nothing else")
+        if self.type != "categorical" and given not in (["bounds"], ["grid"]):
+            raise ValueError(f"a parameter of type {self.type} needs bounds {{min, max}} or a grid")
+        if self.condition and self.conditions:
+            raise ValueError("condition and conditions say the same thing: write one of them")
+        if self.transformation == "log" and given != ["bounds"]:
+            raise ValueError("transformation: log needs bounds")
+        return self
+
+
+class MetricPart(Part):
+    """One metric; `objective` may be left out for one whose better direction is known."""
+
+    name: Name
+    strategy: Literal["optimize", "store", "constraint"] = "optimize"
+    objective: Literal["maximize", "minimize"] | None = None
+    threshold: float | None = None
+
+    @model_validator(mode="after")
+    def _threshold(self) -> MetricPart:
+        if self.strategy == "constraint" and self.threshold is None:
+            raise ValueError("a constraint needs a threshold")
+        if self.strategy == "store" and self.threshold is not None:
+            raise ValueError("a stored metric has no threshold: make it a constraint")
+        return self
+
+
+class Term(Part):
+    """One parameter of a sum and its weight."""
+
+    name: Name
+    weight: float
+
+
+class LinearConstraintPart(Part):
+    """The sum of weight x parameter has to stay on one side of `threshold`."""
+
+    type: Literal["less_than", "greater_than"]
+    threshold: float
+    terms: list[Term] = Field(min_length=1)
+
+
+class Search(Part):
+    """How hyper-parameters are looked for.
+
+    Without `parameters` the model's tunable settings, without `metrics` the goal's metric. The
+    search ends after `trials`, after `minutes`, or after `patience` trials without a better one,
+    whatever comes first. `file` names an experiment file that says parameters, metrics and budget.
+    """
+
+    optimizer: Literal["optuna", "sigopt", "random", "grid"] = "optuna"
+    trials: int | None = Field(default=TRIALS, ge=1, le=1_000_000)
+    minutes: float | None = Field(default=None, gt=0)
+    patience: int | None = Field(default=None, ge=1)
+    parallel: int | Literal["auto"] = "auto"
+    parameters: list[ParameterPart] | None = Field(default=None, min_length=1)
+    metrics: list[MetricPart] | None = Field(default=None, min_length=1)
+    linear_constraints: list[LinearConstraintPart] | None = None
+    pruner: Literal["asha", "median", "none"] = "asha"
+    start: list[dict[str, Scalar]] = []
+    warm: list[Name] = []
+    timeout_minutes: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=1, ge=0, le=100)
+    file: Name | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_grid(cls, data: Any) -> Any:
+        """A grid ends by itself: without a budget it is visited wholly."""
+        if isinstance(data, dict) and data.get("optimizer") == "grid":
+            return {"trials": None, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _ends(self) -> Search:
+        if isinstance(self.parallel, int) and not 1 <= self.parallel <= 4096:
+            raise ValueError("parallel must be auto or 1..4096")
+        limits = (self.trials, self.minutes, self.patience)
+        if self.optimizer != "grid" and limits == (None, None, None):
+            raise ValueError("without trials, minutes and patience the search would never end")
+        return self
+
+
+class ExperimentFile(Part):
+    """A SigOpt-style experiment file.
+
+    `name` and `budget` are other words for `experiment` and `observation_budget`; `type`,
+    `metadata` and `parallel_bandwidth` are read and change nothing (recipes say search.parallel).
+    """
+
+    project: Name | None = None
+    experiment: Name | None = None
+    name: Name | None = None
+    type: Literal["offline", "random", "grid"] = "offline"
+    parameters: list[ParameterPart] = Field(min_length=1)
+    metrics: list[MetricPart] = Field(min_length=1)
+    linear_constraints: list[LinearConstraintPart] | None = None
+    observation_budget: int | None = Field(default=None, ge=1, le=1_000_000)
+    budget: int | None = Field(default=None, ge=1, le=1_000_000)
+    parallel_bandwidth: int | None = Field(default=None, ge=1, le=4096)
+    metadata: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_word(self) -> ExperimentFile:
+        for one, other in (("experiment", "name"), ("observation_budget", "budget")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"{one} and {other} say the same thing: write one of them")
+        return self
