@@ -25,7 +25,7 @@ from typing import Any
 from models import process_tree
 from models.messages import FOLDER_VARIABLE, Failure, Messenger, Note, Scalar
 from models.program_result import MOST_BYTES, Stream, no_metric, read_metrics
-from models.worker import InputProblem, Stopped, StopFlag, WorkFailed, run
+from models.worker import InputProblem, StopFlag, Stopped, WorkFailed, run
 
 TICK_S, WATCH_S = 0.1, 0.5
 MOST_POINTS = 10_000  # of the streamed metrics, together

@@ -121,7 +121,9 @@ def _parse(
     if number is None or (kind == "float" and len(lines) > 1):
         which = "the last line of " if kind == "last_line" else ""
         raise no_metric(f"{which}{place} is no number: {shown(last)}")
-    return dict.fromkeys(names, number)  # the schema lets one metric come this way
+    if len(names) > 1:
+        raise no_metric(f"{place} has one number for {', '.join(names)}")
+    return {names[0]: number}
 
 
 def _json_object(text: str, place: str) -> dict[str, Any]:

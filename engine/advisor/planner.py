@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from engine import catalog, facts, programs
 from engine.advisor.choices import finish
 from engine.advisor.costs import ENVIRONMENT_MINUTES
 from engine.advisor.estimate import environments_gib, estimate
@@ -14,7 +15,6 @@ from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
 from engine.plan import Estimate, Plan, Step, identify
 from hosts.inventory import LOCAL
-from models import catalog
 from models.api import ModelSpec
 
 
@@ -23,12 +23,15 @@ def make_plan(job: Job) -> Plan:
     spec = catalog.load(job.recipe.model.name)
     values = finish(job, spec)
     by_key = {value.key: value.value for value in values}
-    steps = _steps(job, spec, by_key)
-    environments = tuple(dict.fromkeys(step.environment for step in steps))
+    if catalog.is_program(spec.name):
+        steps = [_program_step(job, spec, by_key)]
+    else:
+        steps = _steps(job, spec, by_key)
+    environments = tuple(dict.fromkeys(step.environment for step in steps if step.environment))
     provision = Step(
         id="provision",
         kind="provision",
-        title="environments " + ", ".join(environments),
+        title="environments " + ", ".join(environments) if environments else "nothing to install",
         estimate=Estimate(
             minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e in job.missing_gib),
             memory_gib=0.3,
@@ -130,6 +133,41 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
     own = {"metric": goal.metric, "max_metric_drop": goal.max_metric_drop, "dataset": dataset}
     add("optimize", "optimize", "inference export", ("etl", "train"), own)
     return steps
+
+
+def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
+    """The one step of a program of the user's: it reads its own data, and trains and scores itself.
+
+    What it computes depends on files that nobody declared: those beside its own stand for them.
+    """
+    known, recipe = programs.get(spec.name), job.recipe
+    assert recipe.search is not None  # the program's file says one where the recipe does not
+    own = {
+        "model": spec.name,
+        "program": known.program.model_dump(mode="json", exclude_unset=True),
+        "file": known.file,
+        "data": str(job.data_path or ""),
+        "settings": {
+            key.removeprefix("model.settings."): value
+            for key, value in values.items() if key.startswith("model.settings.")
+        },
+        "search": recipe.search.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "goal": {"metric": recipe.goal.metric, "target": recipe.goal.target},
+    }  # fmt: skip
+    files = [*facts.any_files(known.folder), *job.files] if known.folder.is_dir() else job.files
+    trials = recipe.search.trials or 1
+    minutes = recipe.search.minutes or (known.program.timeout_s or 60.0) / 60 * trials
+    return Step(
+        id="search", kind="search", title=f"search with {spec.title}, {trials} trials",
+        host=recipe.cluster, worker="train", settings=own,
+        identity=identify("search", spec.workers["train"], "", spec, own,
+                          [f"{f.path}:{f.size}:{f.mtime_ns}" for f in files]),
+        estimate=Estimate(
+            minutes=minutes, memory_gib=known.program.resources.memory_gb or 0.5,
+            disk_gib=0.01,
+        ),
+    )  # fmt: skip
 
 
 def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:

@@ -1,0 +1,27 @@
+"""All models a recipe may name: those that come with aiok, and the user's registered programs."""
+
+from __future__ import annotations
+
+from engine import programs
+from models import catalog
+from models.api import ModelSpec
+
+
+def names() -> list[str]:
+    """The names of all models, the built-in ones first."""
+    return [*catalog.names(), *programs.names()]
+
+
+def load(name: str) -> ModelSpec:
+    """The spec of a model; KeyError when no model has this name, InputError when what is kept of a
+    program is damaged."""
+    if name in catalog.names():
+        return catalog.load(name)
+    if name not in programs.names():
+        raise KeyError(name)
+    return programs.spec_of(programs.get(name).program)
+
+
+def is_program(name: str) -> bool:
+    """Whether a model is a program of the user's."""
+    return name not in catalog.names() and name in programs.names()
