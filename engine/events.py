@@ -344,7 +344,6 @@ class TrialEnded(Event):
     failure: str = ""
     what: str = ""
     seconds: float = 0.0
-    log: str = ""
 
     def __post_init__(self) -> None:
         """ValueError for an end that a trial cannot have."""

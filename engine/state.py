@@ -377,15 +377,19 @@ def _(event: ev.TrialStarted, state: RunState) -> None:
 def _leased(event: ev.TrialMeasured | ev.TrialEnded, state: RunState) -> Trial | None:
     """The trial, if it waits for this word: None for a word of an earlier lease, or a second end.
 
-    One that was never leased (token 0) may end, too: its values come from an earlier study.
+    One that was never leased (token 0) may end, too: its values come from an earlier study. So may
+    one that waits to be run again, when the search is over before.
     """
     trial = state.trials.get(event.trial)
     if trial is None or event.token != trial.token:
         return None
-    waits = trial.state is TrialState.RUNNING or (
-        trial.state is TrialState.QUEUED and trial.token == 0
+    never_begun = trial.state is TrialState.QUEUED and trial.token == 0
+    given_up = (
+        trial.state is TrialState.INTERRUPTED
+        and isinstance(event, ev.TrialEnded)
+        and event.state == TrialState.PRUNED
     )
-    return trial if waits else None
+    return trial if trial.state is TrialState.RUNNING or never_begun or given_up else None
 
 
 @_apply.register
@@ -409,7 +413,7 @@ def _(event: ev.TrialEnded, state: RunState) -> None:
     trial.seconds += event.seconds
     trial.values = _numbers(event.values)
     trial.failure = Failure(event.failure) if event.failure else None
-    trial.what, trial.log = event.what, event.log or trial.log
+    trial.what = event.what
     if trial.failure and not trial.state.is_over:
         trial.retries += 1
 
