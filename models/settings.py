@@ -7,7 +7,7 @@ Standard library only: the engine imports this file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
@@ -28,7 +28,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A hyper-parameter with its bounds (inclusive) and its help text."""
+    """A hyper-parameter with its bounds (inclusive) and its help text.
+
+    A search looks only in `search` where that is given, and chooses a value only while each setting
+    named in `needs` has one of the values listed there.
+    """
 
     name: str
     kind: Kind
@@ -40,6 +44,8 @@ class Setting:
     choices: tuple[Scalar, ...] = ()
     tunable: bool = False
     unit: str = ""
+    search: tuple[float, float] | None = None
+    needs: Mapping[str, tuple[bool | int | float | str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind is Kind.CHOICE and not self.choices:
@@ -47,6 +53,8 @@ class Setting:
         if self.log and (self.low is None or self.low <= 0):
             raise ValueError(f"{self.name}: a log scale needs a lower bound above 0")
         self.parse(self.default)
+        for end in self.search or ():
+            self.parse(end)
 
     def parse(self, raw: Any) -> Value:
         """Turn what a person or a file wrote into a value; ValueError says what was expected."""

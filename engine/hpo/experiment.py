@@ -147,7 +147,7 @@ def _parameters(
             made.append(_parameter(part, setting, defaults.get(part.name, setting.default)))
         except ValueError as error:
             found.append((key, str(error)))
-    return _parents_first(made)
+    return sp.parents_first(made)
 
 
 def _unknown(name: str, spec: ModelSpec, settings: Sequence[Setting]) -> str:
@@ -224,21 +224,6 @@ def _as_written(setting: Setting, value: object, choices: Sequence[sp.Scalar]) -
     """The choice that means the value (512-256 is (512, 256)), or the value itself."""
     parsed = setting.parse(value)
     return next((choice for choice in choices if setting.parse(choice) == parsed), value)
-
-
-def _parents_first(parameters: Sequence[sp.Parameter]) -> list[sp.Parameter]:
-    """In the order given, except that one waits for those it depends on; a circle is left as it
-    is, for the space to refuse."""
-    ordered: list[sp.Parameter] = []
-    waiting = list(parameters)
-    while waiting:
-        names = {parameter.name for parameter in waiting}
-        free = [p for p in waiting if not names & set(p.condition)]
-        if not free:
-            return [*ordered, *waiting]
-        ordered.append(free[0])
-        waiting.remove(free[0])
-    return ordered
 
 
 def _objectives(

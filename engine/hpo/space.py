@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
@@ -22,6 +22,7 @@ Assignment = Mapping[str, Scalar]
 
 MOST_POINTS = 1_000_000  # of a space that is listed point by point
 MOST_DRAWS = 10_000  # for one point that keeps the constraints
+SPREAD = 8.0  # a log scale is searched from default / SPREAD to default x SPREAD
 
 
 class Type(StrEnum):
@@ -297,29 +298,68 @@ class Space:
 
 def from_settings(settings: Sequence[Setting], defaults: Mapping[str, object],
                   names: Sequence[str] = ()) -> Space:  # fmt: skip
-    """The space of a model's settings: those named, by default all tunable ones with bounds.
+    """The space of a model's settings: those named, by default all tunable ones that count.
 
     `defaults` are the values the model would be trained with; one that lies outside of the search
-    range (0 = off on a log scale) widens nothing: the parameter then has no default.
+    range (0 = off on a log scale) widens nothing: the parameter then has no default. A setting that
+    needs a value which another one, not searched, does not have is left out.
     """
     chosen = [s for s in settings if (s.name in names if names else s.tunable)]
-    return Space(parameters=tuple(_parameter(s, defaults.get(s.name, s.default)) for s in chosen))
+    searched = {setting.name for setting in chosen}
+    made = []
+    for setting in chosen:
+        fixed = {name: allowed for name, allowed in setting.needs.items() if name not in searched}
+        if all(defaults.get(name) in allowed for name, allowed in fixed.items()):
+            made.append(_parameter(setting, defaults.get(setting.name, setting.default),
+                                   searched & set(setting.needs)))  # fmt: skip
+    return Space(parameters=tuple(parents_first(made)))
 
 
-def _parameter(setting: Setting, default: object) -> Parameter:
+def parents_first(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """In the order given, except that one waits for those it depends on; a circle is left as it
+    is, for the space to refuse."""
+    ordered: list[Parameter] = []
+    waiting = list(parameters)
+    while waiting:
+        names = {parameter.name for parameter in waiting}
+        free = next((p for p in waiting if not names & set(p.condition)), None)
+        if free is None:
+            return [*ordered, *waiting]
+        ordered.append(free)
+        waiting.remove(free)
+    return ordered
+
+
+def _parameter(setting: Setting, default: object, parents: Iterable[str]) -> Parameter:
+    condition = {name: setting.needs[name] for name in sorted(parents)}
     if setting.kind in (Kind.CHOICE, Kind.BOOL):
         choices: tuple[Scalar, ...] = setting.choices or (False, True)
-        made = Parameter(name=setting.name, type=Type.CATEGORICAL, choices=choices)
+        made = Parameter(name=setting.name, type=Type.CATEGORICAL, choices=choices,
+                         condition=condition)  # fmt: skip
     elif setting.kind is Kind.WIDTHS:
         raise ValueError(f"{setting.name}: list the widths to try, as a categorical parameter")
-    elif setting.low is None or setting.high is None:
-        raise ValueError(f"{setting.name} has no bounds to search in: give some")
     else:
+        low, high = _range(setting, default)
         kind = Type.INT if setting.kind is Kind.INT else Type.DOUBLE
-        made = Parameter(name=setting.name, type=kind, low=setting.low, high=setting.high,
-                         log=setting.log)  # fmt: skip
+        made = Parameter(name=setting.name, type=kind, low=low, high=high, log=setting.log,
+                         condition=condition)  # fmt: skip
     try:
         value = made.check(default)
     except ValueError:
         return made
     return Parameter(**{**vars(made), "default": value})
+
+
+def _range(setting: Setting, default: object) -> tuple[float, float]:
+    """Where to look for a number: what it declares, on a log scale SPREAD times less to SPREAD
+    times more than the default, else all that is allowed."""
+    if setting.low is None or setting.high is None:
+        raise ValueError(f"{setting.name} has no bounds to search in: give some")
+    if setting.search is not None:
+        return setting.search
+    if not setting.log or not _is_number(default) or not default > 0:  # type: ignore[operator]
+        return setting.low, setting.high
+    low, high = float(default) / SPREAD, float(default) * SPREAD  # type: ignore[arg-type]
+    if setting.kind is Kind.INT:
+        low, high = math.ceil(low), math.floor(high)
+    return max(low, setting.low), min(high, setting.high)
