@@ -289,7 +289,9 @@ def _said_by_program(data: dict[str, Any]) -> dict[str, str]:
     if not catalog.is_program(name):
         return {}
     program = programs.get(name).program
-    search = data.get("search") or {"trials": 1}
+    search = data.get("search")
+    if search is None:
+        search = {"trials": 1}
     if not isinstance(search, Mapping):
         return {}
     said = {"model.profile": programs.PROFILE, "goal.metric": program.asked_for()}
