@@ -315,6 +315,10 @@ def headline(step: StepState) -> str:
             f"{found['rows_per_second']:,.0f} rows/s, best valid AUC "
             f"{found['best']['valid']['auc']:.4f}, {found['stop_reason']}"
         ),
+        "search": lambda: (
+            f"{sum(found['trials'].values())} trials, the best is {found['trial']}: "
+            + ", ".join(f"{name} {value:.6g}" for name, value in found["values"].items())
+        ),
         "evaluate": lambda: (
             f"test AUC {found['auc']:.4f}"
             + (f" (ceiling {found['ceiling_auc']:.4f})" if found.get("ceiling_auc") else "")
@@ -389,6 +393,18 @@ def print_stopped(run: str, stopped: bool) -> None:
     )
 
 
+WIDEST_VALUE = 40
+
+
+def _short(value: Any) -> str:
+    """A value in a table: a long list by how many things it names."""
+    text = str(value)
+    if len(text) <= WIDEST_VALUE or not isinstance(value, list | tuple):
+        return text
+    names = [str(item["name"]) for item in value if isinstance(item, Mapping) and "name" in item]
+    return f"{len(value)}: {', '.join(names)}" if names else f"{len(value)} entries"
+
+
 def print_plan(plan: api.Plan, as_json: bool) -> None:
     """Steps with estimates, values with origins, problems."""
     if as_json:
@@ -404,7 +420,7 @@ def print_plan(plan: api.Plan, as_json: bool) -> None:
     if said := estimates.record_sentence():
         print(said)
     print()
-    values = [[v.key, str(v.value), v.origin, v.reason] for v in plan.values]
+    values = [[v.key, _short(v.value), v.origin, v.reason] for v in plan.values]
     print(table(values, ["key", "value", "from", "why"]))
     for problem in plan.problems:
         words(f"! {problem}")

@@ -28,9 +28,11 @@ class ExitCode(IntEnum):
 
 
 class AiokError(Exception):
-    """Base of all errors a user reads. Each field is plain text of a sentence or less."""
+    """Base of all errors a user reads. Each field is plain text of a sentence or less; `failure` is
+    the class of a training's failure (models.messages.Failure) where one is known."""
 
     exit_code = ExitCode.FAILED
+    failure = ""
 
     def __init__(self, what: str, *, why: str = "", todo: str = "", log: str = "") -> None:
         super().__init__(what)

@@ -318,7 +318,8 @@ class TrialStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialMeasured(Event):
-    """A metric of a running trial after `step_count` steps of its training."""
+    """A metric of a running trial after `step_count` steps of its training, in a unit that is the
+    same in all trials of the search (rows, for a model)."""
 
     kind: ClassVar[str] = "trial_measured"
     step: str

@@ -19,6 +19,7 @@ from engine.store import cache_folder
 from models.api import ModelSpec, Worker
 
 FILES, RESULT = "files.json", "result.json"  # of a finished output; the result is written last
+TRAINING = ("train", "search")  # kinds of steps that make a trained model
 LOCKS = Path(__file__).resolve().parents[1] / "models" / "environments"
 
 
@@ -88,6 +89,11 @@ class Plan:
     def of_kind(self, kind: str) -> Step | None:
         """The first step of a kind, None when the plan has none."""
         return next((step for step in self.steps if step.kind == kind), None)
+
+    @property
+    def training(self) -> Step:
+        """The step whose output is the trained model."""
+        return next(step for step in self.steps if step.kind in TRAINING)
 
     def value(self, key: str) -> Any:
         """A value of the finished recipe by its dotted key."""

@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,7 +28,7 @@ from engine.clusters import local_site
 from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostLost, RunStopped
 from engine.plan import FILES, RESULT, Plan, Step, is_whole, read_plan, read_result
 from engine.state import RunState, fold
-from engine.steps.context import Context
+from engine.steps.context import TRIALS, Context
 from engine.store import (
     EventLog,
     RunFolder,
@@ -41,6 +42,8 @@ from engine.store import (
 )
 from engine.work import jobs_folder, run_of_job
 from hosts.job import sweep_job
+
+SWEEPS = 8  # at a time: a search leaves many jobs
 
 
 class StopSignals:
@@ -154,9 +157,8 @@ class RunProcess:
 
     def _sweep_earlier_attempts(self) -> None:
         """What a killed run process left is ended now, so that nothing ever runs twice."""
-        for folder in jobs_folder().glob(f"{self.folder.tag}.*"):
-            if run_of_job(folder.name) != self.folder.id:
-                continue  # of a run whose name begins like this one
+
+        def one(folder: Path) -> None:
             if folder.is_dir():
                 sweep_job(
                     self.context.site.transport,
@@ -167,6 +169,13 @@ class RunProcess:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 folder.unlink(missing_ok=True)
+
+        left = [
+            path for path in jobs_folder().glob(f"{self.folder.tag}.*")
+            if run_of_job(path.name) == self.folder.id  # not of one whose name begins like this
+        ]  # fmt: skip
+        with ThreadPoolExecutor(SWEEPS) as pool:
+            list(pool.map(one, left))
 
     def _do(self, step: Step) -> None:
         """Skip what is whole, reuse what the cache has, run the rest."""
@@ -179,6 +188,7 @@ class RunProcess:
                 self.context.emit(
                     ev.StepReused, step=step.id, identity=step.identity, result=result
                 )
+                self._tell_again(step)
             return
         if step.identity:
             with self._building(step) as building:
@@ -188,6 +198,12 @@ class RunProcess:
                 self._do(step)
         else:
             self._execute(step, make_folder(self.folder.artifacts(step.id)))
+
+    def _tell_again(self, step: Step) -> None:
+        """What happened to the trials of a search that another run made is told here, too."""
+        if step.kind == "search" and not self.state.trials:
+            events, _ = read_events(cache_folder() / step.identity / TRIALS, 0)
+            self.log.extend(events)
 
     @contextlib.contextmanager
     def _building(self, step: Step) -> Any:

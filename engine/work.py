@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from hosts.job import Frame, Job, JobSpec
 from hosts.site import Site
 from hosts.transport import HostProblem, clean
 from models import messages
+from models.messages import Failure
 
 __all__ = ["clean"]  # for the front ends, which see no hosts
 
@@ -53,7 +55,8 @@ def run_of_job(name: str) -> str:
 class Launch:
     """A worker to start. `code` names the copy of the workers' code, `ranks` is how many `done`
     messages make a success; over several hosts `hosts` names that of each rank. A rank that has
-    begun to step and then is silent for `hang_s`, or ten of its steps, is taken for hung."""
+    begun to step and then is silent for `hang_s`, or ten of its steps, is taken for hung. `cores`
+    are those it may use (all, where there are none); the host is sampled each `sample_s`."""
 
     job: str
     code: str
@@ -63,6 +66,8 @@ class Launch:
     grace_s: float = 15.0
     hang_s: float = 30.0
     hosts: Sequence[str] = ()
+    cores: Sequence[int] = ()
+    sample_s: float = 1.0
 
     def place_of(self, rank: int, head: str) -> str:
         """Rank and host, as people read it."""
@@ -151,7 +156,12 @@ def run_worker(
     try:
         group.start(
             JobSpec(
-                id=launch.job, argv=list(launch.argv), env=dict(launch.env), grace_s=launch.grace_s
+                id=launch.job,
+                argv=list(launch.argv),
+                env=dict(launch.env),
+                grace_s=launch.grace_s,
+                sample_s=launch.sample_s,
+                cores=list(launch.cores),
             )
         )
         _follow(group, launch, outcome, listener, stop_level, log)
@@ -280,9 +290,11 @@ def _judge(
         kind: type[AiokError] = StepFailed
         if problem.lost_contact:
             kind = HostLost if launch.hosts else WorkerLost
-        raise kind(
+        error = kind(
             clean_lines(problem.what), why=clean(problem.why), todo=clean(problem.todo), log=log
         )
+        error.failure = clean(problem.failure)
+        raise error
     raise _unexplained(outcome, launch, silent, head, log)
 
 
@@ -313,7 +325,11 @@ def _unexplained(
     missing = sorted(set(range(launch.ranks)) - outcome.done)
     who = f"rank {', '.join(map(str, missing))}" if launch.ranks > 1 else "the worker"
     lost_it = StepFailed if code == NO_PROGRAM else WorkerLost
-    return lost_it(f"{who} on {head} {how} without a result", why=why, todo=todo, log=log)
+    starved = code == -signal.SIGKILL and int(end.get("oom_kills", 0)) > 0
+    how += " for want of memory" if starved else ""
+    error = lost_it(f"{who} on {head} {how} without a result", why=why, todo=todo, log=log)
+    error.failure = Failure.OUT_OF_MEMORY if starved else Failure.CRASH
+    return error
 
 
 class LogFile:

@@ -11,9 +11,9 @@ Standard library only, Python >= 3.8, so that it runs on a bare host. The superv
 session of its own and survives a lost connection: a new `attach` takes over where the old one
 ended. When no heartbeat came for `grace_s` it ends the job.
 
-FOLDER holds job.json ({"id", "argv", "env", "cwd", "grace_s", "sample_s"}), output.log (stdout and
-stderr of the job), messages/ (JSON lines of the ranks), supervisor.jsonl (start, samples, end),
-heartbeat, stop, kill, end and stacks (written by attach).
+FOLDER holds job.json ({"id", "argv", "env", "cwd", "grace_s", "sample_s", "cores"}), output.log
+(stdout and stderr of the job), messages/ (JSON lines of the ranks), supervisor.jsonl (start,
+samples, end), heartbeat, stop, kill, end and stacks (written by attach).
 """
 
 import contextlib
@@ -236,6 +236,16 @@ def meminfo():  # type: () -> Dict[str, int]
         return {line.split(":")[0]: int(line.split()[1]) for line in file}
 
 
+def oom_kills():  # type: () -> int
+    """How many processes the kernel has killed for want of memory since the host was started."""
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/vmstat") as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return 0
+
+
 # --- the supervisor -----------------------------------------------------------------------------
 
 
@@ -284,9 +294,11 @@ class Supervisor:
 
     def run(self):  # type: () -> None
         """Watch until the job ends, is asked to stop, or nobody asks after it any more."""
-        sampler = Sampler(self.job["id"])
+        sampler, starved = Sampler(self.job["id"]), oom_kills()
         child = None
         try:
+            if self.job.get("cores"):
+                os.sched_setaffinity(0, self.job["cores"])  # what is started inherits it
             if self.job["argv"]:
                 child = self.launch()
         except OSError as error:
@@ -306,7 +318,8 @@ class Supervisor:
             time.sleep(0.05)
         code = child.wait() if child else 0
         orphans = sweep(self.job["id"])
-        self.say(k="end", code=code, why=why, swept=orphans, t=time.time())
+        starved = oom_kills() - starved
+        self.say(k="end", code=code, why=why, swept=orphans, oom_kills=starved, t=time.time())
 
     def _over(self, child):  # type: (Optional[subprocess.Popen[bytes]]) -> bool
         """Whether the job has ended; one that is only watched ends when it is told to."""

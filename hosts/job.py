@@ -22,7 +22,8 @@ class JobSpec:
     """What to run. `id` is also the tag in the environment of every process of the job.
 
     Without `argv` nothing is started: the agent watches what others start there under that tag,
-    such as the ranks that mpirun starts from another host, until `end`.
+    such as the ranks that mpirun starts from another host, until `end`. `cores`: the only ones that
+    it and its agent run on.
     """
 
     id: str
@@ -31,6 +32,7 @@ class JobSpec:
     cwd: str = ""
     grace_s: float = 15.0
     sample_s: float = 1.0
+    cores: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

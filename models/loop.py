@@ -21,7 +21,7 @@ from models.api import Metric
 from models.dist import Ranks
 from models.loop_data import Batch, Rows, ShuffledRows
 from models.loop_score import validate
-from models.messages import Messenger, Note, Saved, Scalar, Workload
+from models.messages import Failure, Messenger, Note, Saved, Scalar, Workload
 from models.messages import Progress as ProgressMessage
 from models.pace import StepClock
 from models.placement import Placement
@@ -197,6 +197,7 @@ class Loop:
                 f"the loss is {signals[LOSS]} at step {progress.step}",
                 why=f"the learning rate was {plan.learning_rate * factor:g}",
                 todo="lower learning_rate or table_learning_rate, or lengthen warmup",
+                failure=Failure.NAN,
             )
         self._loss += signals[LOSS]
         self._loss_rows += batch.global_rows

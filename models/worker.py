@@ -95,6 +95,17 @@ def read_spec(argv: list[str]) -> dict[str, Any]:
     return spec
 
 
+def write_outcome(path: Path, values: dict[str, Any]) -> None:
+    """The values of the result as a whole file, beside an output that is whole by now: an engine
+    that was killed meanwhile finds there what nobody heard."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(scratch, "w", encoding="utf-8") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
 def show_stack_on_request(rank: int) -> None:
     """Let SIGUSR2 write the stacks of all threads, whatever hangs; into the log by hand."""
     target = 2
@@ -113,7 +124,10 @@ def run(work: Work, argv: list[str] | None = None) -> int:
     stop.install()
     show_stack_on_request(rank)
     try:
-        values = work(read_spec(argv or sys.argv), messenger, stop)
+        spec = read_spec(argv or sys.argv)
+        values = work(spec, messenger, stop)
+        if rank == 0 and spec.get("outcome"):
+            write_outcome(Path(spec["outcome"]), values)
     except Stopped:
         return STOPPED
     except InputProblem as problem:

@@ -52,7 +52,16 @@ def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
 
 def advise(job: Job) -> dict[str, Value]:
     """A value for each key the user left open."""
-    return {value.key: value for value in (_ranks(job), *etl_values(job)) if value}
+    chosen = (_ranks(job), _parallel(job), *etl_values(job))
+    return {value.key: value for value in chosen if value}
+
+
+def _parallel(job: Job) -> Value | None:
+    """Trials at a time: each on a core of its own, they compute more than one on all cores."""
+    if job.recipe.search is None or job.recipe.search.parallel != "auto":
+        return None
+    cores = job.facts.physical_cores
+    return Value("search.parallel", cores, "advisor", f"one trial for each of {cores} cores")
 
 
 def _ranks(job: Job) -> Value | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from engine import catalog, facts, programs
@@ -95,7 +96,7 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
                 identity=identify(
                     kind, spec.workers[worker], environment, spec, own, [*ids, *inputs]
                 ),
-                estimate=estimate(job, spec, kind, worker, environment, values),
+                estimate=_estimate(job, spec, kind, worker, environment, values),
             )
         )
 
@@ -120,19 +121,55 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
     own = {
         "model": spec.name,
         "settings": {k: v for k, v in settings.items() if k not in only_etl},
-        "ranks": values["train.ranks"],
         "seed": recipe.seed,
         "goal": {"metric": goal.metric, "target": goal.target, "minutes": goal.minutes},
     }
-    ranks = values["train.ranks"]
-    title = f"train {spec.title} ({recipe.model.profile}), {ranks} rank{'s' if ranks > 1 else ''}"
+    training, title, where = _training(job, spec, values, own)
+    add(training, "train", title, ("etl",), own, host=where)
+    add("evaluate", "evaluate", "test metric", ("etl", training, *first), {"split": "test"})
+    own = {"metric": goal.metric, "max_metric_drop": goal.max_metric_drop, "dataset": dataset}
+    add("optimize", "optimize", "inference export", ("etl", training), own)
+    return steps
+
+
+def _estimate(
+    job: Job, spec: ModelSpec, kind: str, worker: str, environment: str, values: Mapping[str, Any]
+) -> Estimate:
+    """What a step takes; a search takes what its trainings take, so many at a time."""
+    search = job.recipe.search
+    if kind != "search" or search is None:
+        return estimate(job, spec, kind, worker, environment, values)
+    one = estimate(job, spec, "train", worker, environment, {**values, "train.ranks": 1})
+    parallel = int(values["search.parallel"])
+    trials = search.trials or search.patience or parallel
+    minutes = one.minutes * math.ceil(trials / parallel)
+    return replace(
+        one,
+        minutes=round(min(minutes, search.minutes or minutes), 3),
+        memory_gib=round(one.memory_gib * min(parallel, trials), 2),
+        disk_gib=round(one.disk_gib * (min(parallel, trials) + 1), 3),
+        network_gib=0.0,
+    )
+
+
+def _training(
+    job: Job, spec: ModelSpec, values: Mapping[str, Any], own: dict[str, Any]
+) -> tuple[str, str, str]:
+    """Kind, title and host of the step that trains, once or as a search; its own settings are
+    added to `own`."""
+    recipe = job.recipe
+    title = f"{spec.title} ({recipe.model.profile})"
+    if recipe.search is not None:
+        parallel = values["search.parallel"]
+        own["search"] = {**recipe.search.model_dump(mode="json"), "parallel": parallel}
+        trials = f"{recipe.search.trials} trials" if recipe.search.trials else "trials"
+        title = f"search {title}: {trials} by {recipe.search.optimizer}, {parallel} at a time"
+        return "search", title, LOCAL
+    ranks = own["ranks"] = values["train.ranks"]
+    title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}"
     if job.cluster:
         title += f" on {', '.join(host.name for host in job.cluster)}"
-    add("train", "train", title, ("etl",), own, host=recipe.cluster)
-    add("evaluate", "evaluate", "test metric", ("etl", "train", *first), {"split": "test"})
-    own = {"metric": goal.metric, "max_metric_drop": goal.max_metric_drop, "dataset": dataset}
-    add("optimize", "optimize", "inference export", ("etl", "train"), own)
-    return steps
+    return "train", title, recipe.cluster
 
 
 def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:

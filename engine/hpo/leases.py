@@ -45,7 +45,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Heard:
-    """A metric of a lease's training after `step` steps."""
+    """A metric of a lease's training after `step` steps, in a unit that is the same in all trials
+    of the search (rows, for a model)."""
 
     number: int
     token: int

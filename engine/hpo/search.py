@@ -14,12 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from engine import events as ev
 from engine.errors import AiokError, HostLost, InputError, RunStopped, StepFailed
 from engine.hpo.leases import Ended, Heard, Lease, Outcome, Runner, Slot
 from engine.hpo.optimizer import Optimizer
+from engine.hpo.pruner import Pruner
 from engine.hpo.space import Assignment
 from engine.hpo.study import TRAINING_TIME, Study
 from engine.hpo.tally import Tally
@@ -32,13 +33,6 @@ MOST_LOSSES = 3  # of a host, one after the other: then its slot is given up
 REST_S = 10.0  # of a slot after the first loss of its host, twice that after the second, ...
 RETRIED = (Failure.CRASH, Failure.OUT_OF_MEMORY)
 OPEN = (TrialState.QUEUED, TrialState.INTERRUPTED)
-
-
-class Pruner(Protocol):
-    """Ends trials that are not worth to be finished."""
-
-    def decide(self, trial: Trial, others: Sequence[Trial]) -> str:
-        """Why a running trial should end now, "" to let it go on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,15 +99,16 @@ class Parameter:
         """All values in order; None for a continuous range."""
         if self.choices:
             return self.choices
-        step = self.step or (1 if self.type is Type.INT else None)
-        if step is None:
-            return None
+        count = self.count()
+        return None if count is None else tuple(map(self.nth, range(count)))
+
+    def nth(self, number: int) -> int | float:
+        """The value so many steps (of an int without steps: of 1) above the lower bound."""
         low, high = self.range
-        count = math.floor((high - low) / step + 1e-9) + 1
-        numbers = (low + n * step for n in range(count))
+        value = low + number * (self.step or 1)
         if self.type is Type.INT:
-            return tuple(int(number) for number in numbers)
-        return tuple(min(number, high) for number in numbers)
+            return int(value)
+        return min(high, float(f"{value:.12g}"))  # 0.7, not 0.7000000000000001
 
     def count(self) -> int | None:
         """How many values there are, None for a continuous range."""
@@ -127,8 +128,7 @@ class Parameter:
             number = math.exp(draw.uniform(math.log(low - 0.5), math.log(high + 0.5)))
             return min(int(high), max(int(low), round(number)))
         if self.step:
-            value = low + self.step * draw.randrange(self.count() or 1)
-            return int(value) if self.type is Type.INT else min(value, high)
+            return self.nth(draw.randrange(self.count() or 1))
         if self.log:
             return min(high, max(low, math.exp(draw.uniform(math.log(low), math.log(high)))))
         return draw.uniform(low, high)

@@ -78,6 +78,11 @@ class Study:
         """The metrics that are searched for."""
         return tuple(o for o in self.objectives if o.strategy is Strategy.OPTIMIZE)
 
+    @property
+    def searched(self) -> tuple[Objective, ...]:
+        """The metrics that steer the search: all but those that are only stored."""
+        return tuple(o for o in self.objectives if o.strategy is not Strategy.STORE)
+
     def is_feasible(self, values: Mapping[str, float]) -> bool:
         """Whether all thresholds are kept."""
         return all(o.keeps(values.get(o.name, math.nan)) for o in self.objectives)

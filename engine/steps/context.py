@@ -28,6 +28,7 @@ from models import messages
 
 PROGRESS_S = 0.5
 PACE_S = 5.0
+TRIALS = "events.jsonl"  # in the output of a search: what happened to its trials
 
 
 @dataclass(kw_only=True)
@@ -91,9 +92,10 @@ class Context:
 class StepListener(Listener):
     """Turns what a worker says into events, telemetry and log files."""
 
-    def __init__(self, context: Context, step: Step) -> None:
+    def __init__(self, context: Context, step: Step, log: Path | None = None) -> None:
+        """`log`: where the output goes, by default the step's output.log."""
         self._context, self._step = context, step
-        self._log = LogFile(context.folder.logs(step.id) / "output.log")
+        self._log = LogFile(log or context.folder.logs(step.id) / "output.log")
         self._last_progress = 0.0
         self._silent_told: dict[str, float] = {}
         self._paces, self._last_pace = RankPaces(), time.monotonic()

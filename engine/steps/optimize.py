@@ -16,7 +16,7 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
         "ipex": step.environment == "ipex",
         "model": context.plan.model,
         "data": str(context.output_of("etl")),
-        "weights": str(context.output_of("train")),
+        "weights": str(context.output_of(context.plan.training.id)),
         "dataset": step.settings["dataset"],
         "output": str(output),
         "threads": len(context.facts.cores),

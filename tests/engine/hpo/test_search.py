@@ -21,11 +21,11 @@ from engine.hpo.study import TRAINING_TIME, Budget, Objective, Strategy
 from engine.hpo.trials import Failure, Trial, TrialState
 from tests.engine.hpo.scripted import (
     FATES,
-    X,
     Drawn,
     Journal,
     Killed,
     World,
+    X,
     accuracy,
     slots,
     study,
@@ -352,7 +352,7 @@ def test_thresholds_come_before_the_metric() -> None:
     fast = Objective(name=TRAINING_TIME, maximize=False, strategy=Strategy.CONSTRAINT, threshold=2)
     strict = Objective(name="accuracy", maximize=True, threshold=0.99)
     made = study(objectives=(strict, fast))
-    best, journal, _ = search(study=made)
+    best, _, _ = search(study=made)
     assert best is not None
     assert best.values[TRAINING_TIME] == 2.0
     assert made.is_feasible(best.values)

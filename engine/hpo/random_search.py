@@ -1,0 +1,13 @@
+"""Random search: uniform, on the log scale where a parameter has one. The baseline of all others."""
+
+from __future__ import annotations
+
+from engine.hpo.history import HistoryOptimizer
+from engine.hpo.space import Scalar
+
+
+class RandomSearch(HistoryOptimizer):
+    """Looks at nothing that it is told, but for what was tried already."""
+
+    def _choose(self, number: int) -> dict[str, Scalar] | None:
+        return self.history.draw(number, self.study.space.sample)

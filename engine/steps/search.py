@@ -1,0 +1,139 @@
+"""Search for the best hyper-parameters; the output is that of `train`, for the best trial."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine import events as ev
+from engine.errors import InputError, StepFailed
+from engine.hpo import optimizers
+from engine.hpo.experiment import study_of
+from engine.hpo.front import findings
+from engine.hpo.leases import Lease, Slot
+from engine.hpo.pruner import make as make_pruner
+from engine.hpo.schema import Search as SearchPart
+from engine.hpo.search import Policy, Search
+from engine.hpo.study import Study
+from engine.hpo.trials import Trial
+from engine.plan import Step
+from engine.state import fold
+from engine.steps.context import TRIALS, Context
+from engine.steps.trial_runner import TrialRunner
+from engine.steps.trial_training import TrialTraining
+from engine.store import empty_folder, open_run_folder, read_events
+from hosts import mpi
+from hosts.inventory import LOCAL
+from models import catalog
+
+OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
+
+
+def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
+    """Search from where the run's events stand; the result of the best trial, and which it is."""
+    part = SearchPart.model_validate(step.settings["search"])
+    study = study_of(
+        part, catalog.load(context.plan.model), step.settings["settings"],
+        step.settings["goal"]["metric"], int(step.settings["seed"]),
+    )  # fmt: skip
+    events = read_events(context.folder.events, 0)[0]
+    slots = _slots(context, int(part.parallel))
+    work = TrialTraining(context, step, len(slots))
+    names = [objective.name for objective in study.objectives]
+    runner = TrialRunner(context, step, work, {LOCAL: context.site}, names)
+    optimizer = optimizers.make(part.optimizer, study)
+    search = Search(
+        study, optimizer, runner, slots, context.log.append, step=step.id,
+        trials=fold(events).trials, died=_died(events), pruner=make_pruner(part.pruner, study),
+        policy=Policy(
+            retries=part.retries,
+            timeout_s=60 * part.timeout_minutes if part.timeout_minutes else None,
+        ),
+        earlier=_earlier(part.warm, study), stop_level=context.stop_level,
+    )  # fmt: skip
+    try:
+        best = search.run()
+    finally:
+        runner.close()
+        optimizer.close()
+    found = findings(study, [t for t in search.trials.values() if t.origin != "warm"])
+    context.emit(ev.Noted, step=step.id, text=found.words,
+                 level="info" if found.feasible else "warning")  # fmt: skip
+    return _keep(context, step, runner, best, search.trials, output)
+
+
+def _slots(context: Context, parallel: int) -> list[Slot]:
+    """So many slots on this machine, each with cores of its own as long as there are enough."""
+    layout = mpi.plan_layout(context.facts, parallel)
+    return [Slot(host=LOCAL, cores=cores) for cores in layout.cores]
+
+
+def _died(events: Sequence[ev.Event]) -> float:
+    """When an earlier run process was heard last: right before this one started."""
+    last = max((n for n, e in enumerate(events) if isinstance(e, ev.RunStarted)), default=0)
+    return events[last - 1].t if last else 0.0
+
+
+def _earlier(runs: Sequence[str], study: Study) -> list[Trial]:
+    """The ended trials of other runs that have this search's parameters and metrics."""
+    found = []
+    for run in runs:
+        trials = [t for t in open_run_folder(run).state().trials.values() if t.state.is_over]
+        fitting = [trial for trial in trials if trial.origin != "warm" and _fits(trial, study)]
+        if not fitting:
+            raise InputError(
+                f"no trial of {run} has the parameters and metrics of this search",
+                todo="leave it out of search.warm",
+            )
+        found += fitting
+    return found
+
+
+def _fits(trial: Trial, study: Study) -> bool:
+    try:
+        study.space.check(trial.assignment)
+    except ValueError:
+        return False
+    return not trial.values or all(o.name in trial.values for o in study.objectives)
+
+
+def _keep(
+    context: Context, step: Step, runner: TrialRunner, best: Trial, trials: Mapping[int, Trial],
+    output: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Put the output of the best trial in its place, and beside it what happened to all of them."""
+    lease = Lease(number=best.number, token=best.token, assignment=best.assignment,
+                  slot=Slot(host=best.host, cores=tuple(best.cores)))  # fmt: skip
+    files = runner.files(lease)
+    result = files.result()
+    if result is None:
+        raise StepFailed(
+            f"the output of the best trial ({best.number}) is gone from {files.folder}",
+            todo="start a new run of the same recipe",
+        )
+    empty_folder(output)
+    shutil.copytree(files.output, output, copy_function=_link, dirs_exist_ok=True)
+    events = read_events(context.folder.events, 0)[0]
+    with open(output / TRIALS, "wb") as file:
+        file.writelines(ev.encode(event) for event in events if isinstance(event, OF_TRIALS))
+    states = Counter(str(trial.state) for trial in trials.values() if trial.origin != "warm")
+    return {
+        **result,
+        "trial": best.number,
+        "assignment": dict(best.assignment),
+        "values": best.values,
+        "trials": dict(states),
+        "trial_seconds": round(sum(trial.seconds for trial in trials.values()), 3),
+    }
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under a second name where that is possible, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
