@@ -285,14 +285,14 @@ def _setting(part: ParameterPart) -> Setting:
     log = part.transformation == "log"
     if log and low <= 0:
         raise ValueError("a log scale needs a lower bound above 0")
-    middle = (low * high) ** 0.5 if log else (low + high) / 2
+    center = (low * high) ** 0.5 if log else (low + high) / 2
     if part.step:
-        middle = low + part.step * ((middle - low) // part.step)
+        center = low + part.step * ((center - low) // part.step)
     return Setting(
         name=part.name, kind=Kind.INT if part.type == "int" else Kind.FLOAT, help=text, low=low,
         high=high, log=log, tunable=True,
         default=part.default if part.default is not None
-        else int(middle) if part.type == "int" else middle,
+        else int(center) if part.type == "int" else center,
     )  # fmt: skip
 
 
@@ -362,6 +362,11 @@ def get(name: str) -> Known:
     return _known(parse(yaml.safe_dump(dict(kept), sort_keys=False), name, str(path)), file)
 
 
+def planned(settings: Mapping[str, Any]) -> Known:
+    """The program that the settings of a planned step hold."""
+    return Known(Program.model_validate(settings["program"]), settings["file"])
+
+
 def unregister(name: str) -> None:
     """Forget a program; its own files stay."""
     if name not in names():
@@ -377,11 +382,9 @@ def space_of(program: Program) -> Space:
 
 def active_defaults(program: Program) -> dict[str, Scalar]:
     """The default of every parameter that counts under the other defaults."""
-    space, found = space_of(program), dict[str, Scalar]()
-    for parameter in space.parameters:
-        if space.is_active(parameter, found) and parameter.default is not None:
-            found[parameter.name] = parameter.default
-    return found
+    space = space_of(program)
+    defaults = {p.name: p.default for p in space.parameters if p.default is not None}
+    return space.active(defaults)
 
 
 # --- a trial ------------------------------------------------------------------------------------
@@ -442,7 +445,6 @@ def trial_spec(known: Known, values: Mapping[str, Any], places: Places) -> dict[
         },
         "metrics": program.said_metrics(),
         "clocked": [m.name for m in program.metrics if m.source == "wall_clock"],
-        "cores": list(places.cores),
         "memory_gib": program.resources.memory_gb,
         "disk_mib": max(1, round(program.resources.disk_gb * 1024)),
         "log_mib": max(1, round(program.resources.log_mb)),

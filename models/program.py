@@ -112,18 +112,16 @@ class Trial:
         """The command; InputProblem when there is no such program or folder."""
         env = {key: value for key, value in os.environ.items() if key not in OURS}
         env.update(self.spec["env"])
-        cores, largest = self.spec["cores"], int(self.spec["disk_mib"]) << 20
+        largest = int(self.spec["disk_mib"]) << 20
 
-        def bind() -> None:
-            if cores:
-                os.sched_setaffinity(0, cores)
+        def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
         argv, cwd = self.spec["argv"], self.spec["cwd"]
         try:
             return subprocess.Popen(
                 argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-                start_new_session=True, preexec_fn=bind,  # safe: this process has one thread
+                start_new_session=True, preexec_fn=limit,  # safe: this process has one thread
             )  # fmt: skip
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             gone = not Path(cwd).is_dir()

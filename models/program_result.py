@@ -181,7 +181,7 @@ class Stream:
         self.spoiled = 0
 
     def new(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """(step, metrics) of each whole line that has come since the last call; NaN may be in it."""
+        """(step, metrics) of each whole line that has come since the last call, NaN too."""
         while chunk := self._chunk():
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             for line in lines:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine import catalog, programs
 from engine.advisor.etl_place import etl_values
 from engine.advisor.job import Job, row_count
 from engine.advisor.layout import MANY_CORES, one_host_ranks
@@ -60,7 +61,11 @@ def _parallel(job: Job) -> Value | None:
     """Trials at a time: each on a core of its own, they compute more than one on all cores."""
     if job.recipe.search is None or job.recipe.search.parallel != "auto":
         return None
-    cores = job.facts.physical_cores
+    cores, name = job.facts.physical_cores, job.recipe.model.name
+    each = programs.get(name).program.resources.cores if catalog.is_program(name) else 1
+    if each > 1:
+        reason = f"each trial takes {each} of {cores} cores"
+        return Value("search.parallel", max(1, cores // each), "advisor", reason)
     return Value("search.parallel", cores, "advisor", f"one trial for each of {cores} cores")
 
 

@@ -18,6 +18,8 @@ from engine.plan import Estimate, Plan, Step, identify
 from hosts.inventory import LOCAL
 from models.api import ModelSpec
 
+PROGRAM_S, PROGRAM_GIB = 60.0, 0.5  # a trial of a program that says nothing about itself
+
 
 def make_plan(job: Job) -> Plan:
     """The finished recipe as steps; what stands against running it is in `problems`."""
@@ -179,6 +181,7 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
     """
     known, recipe = programs.get(spec.name), job.recipe
     assert recipe.search is not None  # the program's file says one where the recipe does not
+    parallel = int(values["search.parallel"])
     own = {
         "model": spec.name,
         "program": known.program.model_dump(mode="json", exclude_unset=True),
@@ -188,21 +191,23 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
             key.removeprefix("model.settings."): value
             for key, value in values.items() if key.startswith("model.settings.")
         },
-        "search": recipe.search.model_dump(mode="json"),
+        "search": {**recipe.search.model_dump(mode="json"), "parallel": parallel},
         "seed": recipe.seed,
-        "goal": {"metric": recipe.goal.metric, "target": recipe.goal.target},
+        "goal": {"metric": recipe.goal.metric},
     }  # fmt: skip
-    files = [*facts.any_files(known.folder), *job.files] if known.folder.is_dir() else job.files
-    trials = recipe.search.trials or 1
-    minutes = recipe.search.minutes or (known.program.timeout_s or 60.0) / 60 * trials
+    beside = facts.any_files(known.folder) if known.folder.is_dir() else []
+    trials = recipe.search.trials or parallel
+    minutes = (known.program.timeout_s or PROGRAM_S) / 60 * math.ceil(trials / parallel)
+    memory = known.program.resources.memory_gb or PROGRAM_GIB
     return Step(
-        id="search", kind="search", title=f"search with {spec.title}, {trials} trials",
-        host=recipe.cluster, worker="train", settings=own,
+        id="search", kind="search", worker="train", settings=own,
+        title=f"search {spec.title}: {trials} trials by {recipe.search.optimizer}, "
+        f"{parallel} at a time",
         identity=identify("search", spec.workers["train"], "", spec, own,
-                          [f"{f.path}:{f.size}:{f.mtime_ns}" for f in files]),
+                          [f"{f.path}:{f.size}:{f.mtime_ns}" for f in (*beside, *job.files)]),
         estimate=Estimate(
-            minutes=minutes, memory_gib=known.program.resources.memory_gb or 0.5,
-            disk_gib=0.01,
+            minutes=round(min(minutes, recipe.search.minutes or minutes), 3),
+            memory_gib=round(memory * min(parallel, trials), 2), disk_gib=0.01,
         ),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import events as ev
+from engine import programs
 from engine.errors import InputError, StepFailed
 from engine.hpo import optimizers
 from engine.hpo.experiment import study_of
@@ -23,7 +24,8 @@ from engine.hpo.trials import Trial
 from engine.plan import Step
 from engine.state import fold
 from engine.steps.context import TRIALS, Context
-from engine.steps.trial_runner import TrialRunner
+from engine.steps.trial_program import TrialProgram
+from engine.steps.trial_runner import TrialRunner, TrialWork
 from engine.steps.trial_training import TrialTraining
 from engine.store import empty_folder, open_run_folder, read_events
 from hosts import mpi
@@ -36,13 +38,16 @@ OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Search from where the run's events stand; the result of the best trial, and which it is."""
     part = SearchPart.model_validate(step.settings["search"])
+    program = programs.planned(step.settings).program if "program" in step.settings else None
+    spec = programs.spec_of(program) if program else catalog.load(context.plan.model)
     study = study_of(
-        part, catalog.load(context.plan.model), step.settings["settings"],
+        part, spec, step.settings["settings"],
         step.settings["goal"]["metric"], int(step.settings["seed"]),
     )  # fmt: skip
     events = read_events(context.folder.events, 0)[0]
     slots = _slots(context, int(part.parallel))
-    work = TrialTraining(context, step, len(slots))
+    kind = TrialProgram if program else TrialTraining
+    work: TrialWork = kind(context, step, len(slots))
     names = [objective.name for objective in study.objectives]
     runner = TrialRunner(context, step, work, {LOCAL: context.site}, names)
     optimizer = optimizers.make(part.optimizer, study)

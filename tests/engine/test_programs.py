@@ -103,12 +103,12 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
     for place in (
         "name (line 1): dlrm is a model that comes with aiok",
         "command.1 (line 4): nothing is known as {trail_dir}, did you mean trial_dir?",
-        "args_style (line 18): needs {value}", "args_style (line 18): {nme} is neither",
+        "args_style (line 14): needs {value}", "args_style (line 14): {nme} is neither",
         "parameters.0.name (line 6): 'a b' cannot be passed",
         "parameters.0 (line 6): the lower bound 3 is above the upper 1",
         "metrics.0 (line 12): objective is needed", "metrics.0.pattern (line 12): is needed",
-        "result.file (line 15): must lie in the trial's folder",
-        "env.AIOK_X (line 19): is no name", "cwd (line 17): there is no folder",
+        "result.file (line 16): must lie in the trial's folder",
+        "env.AIOK_X (line 20): is no name", "cwd (line 18): there is no folder",
     ):  # fmt: skip
         assert place in text, text
 
