@@ -14,6 +14,7 @@ import math
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -44,7 +45,15 @@ class Output:
     def __init__(self, source: int, most: int) -> None:
         self._source, self._room, self._left_out = source, most, 0
         self._tail = bytearray()
+        self._ended = False  # nobody holds its other end any more
         os.set_blocking(source, False)
+
+    def wait(self, seconds: float) -> None:
+        """Until there is something to take, at most so long."""
+        if self._ended:
+            time.sleep(seconds)
+        else:
+            select.select([self._source], [], [], seconds)
 
     def pump(self) -> None:
         """Take what is there."""
@@ -54,6 +63,7 @@ class Output:
             except BlockingIOError:
                 return
             if not data:
+                self._ended = True
                 return
             self._tail += data
             if len(self._tail) > 2 * MOST_BYTES:
@@ -290,8 +300,7 @@ def _follow(
         if broken := trial.relay():
             return broken
         process_tree.reap(child.pid)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(TICK_S)
+        output.wait(TICK_S)
     return None
 
 

@@ -26,10 +26,8 @@ def make_plan(job: Job) -> Plan:
     spec = catalog.load(job.recipe.model.name)
     values = finish(job, spec)
     by_key = {value.key: value.value for value in values}
-    if catalog.is_program(spec.name):
-        steps = [_program_step(job, spec, by_key)]
-    else:
-        steps = _steps(job, spec, by_key)
+    is_program = catalog.is_program(spec.name)
+    steps = [_program_step(job, spec, by_key)] if is_program else _steps(job, spec, by_key)
     environments = tuple(dict.fromkeys(step.environment for step in steps if step.environment))
     provision = Step(
         id="provision",
@@ -54,7 +52,7 @@ def make_plan(job: Job) -> Plan:
         recipe=job.name,
         model=spec.name,
         steps=plan_steps,
-        values=tuple(values),
+        values=tuple(value for value in values if not is_program or _is_of_program(job, value.key)),
         environments=environments,
         facts={LOCAL: asdict(job.facts), **{h.name: asdict(h.facts) for h in job.cluster}},
         data=tuple(
@@ -210,6 +208,15 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
             memory_gib=round(memory * min(parallel, trials), 2), disk_gib=0.01,
         ),
     )  # fmt: skip
+
+
+def _is_of_program(job: Job, key: str) -> bool:
+    """Whether a value of the recipe means anything to a program: it does its own ETL, split and
+    training."""
+    part = key.partition(".")[0]
+    return part not in ("split", "etl", "train") and (
+        part != "dataset" or job.data_path is not None
+    )
 
 
 def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -12,9 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from engine import program_check
+from engine import program_check, programs
+from engine.clusters import local_site
+from engine.code import deploy
+from engine.errors import RunStopped
 from engine.program_check import CheckOutcome
+from engine.work import Launch, Listener, run_worker, write_spec
 from hosts import agent
+from models.messages import Message, Scalar
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -257,6 +263,42 @@ def test_a_clock_metric_and_the_cores_of_a_trial(tmp_path: Path) -> None:
     begun = time.monotonic()
     outcome = tried(tmp_path, "time.sleep(0.3); result(auc=1)", metrics=metrics)
     assert 0.3 <= outcome.metrics["took"] <= time.monotonic() - begun
+
+
+def test_a_trial_that_is_stopped_keeps_its_checkpoints(tmp_path: Path) -> None:
+    script = """
+    place = os.environ["AIOK_CHECKPOINTS"] + "/step"
+    if os.path.exists(place):
+        result(auc=float(open(place).read()))
+        sys.exit()
+    def save(*_):
+        open(place, "w").write("0.75")
+        sys.exit()
+    signal.signal(signal.SIGTERM, save)
+    stream(1, auc=0.5)
+    time.sleep(1000)
+    """
+    trial = prepare(tmp_path, script, checkpoints=True)
+    spec_file = write_spec(trial.folder / "spec.json", trial.spec)
+    heard: list[Message] = []
+
+    class Heard(Listener):
+        def message(self, message: Message, rank: int) -> None:
+            heard.append(message)
+
+    def run(job: str) -> Any:
+        launch = Launch(
+            job=job, code=deploy().name, argv=programs.worker_argv(sys.executable, spec_file),
+            env=programs.worker_environment(str(deploy())),
+        )  # fmt: skip
+        said = [Scalar(name="auc", value=0.5, split="valid", step=1, rows=0)]
+        return run_worker([local_site()], launch, Heard(), lambda: int(heard == said))
+
+    with pytest.raises(RunStopped):
+        run(f"{trial.job}-1")
+    assert not Path(trial.spec["output"]).exists()
+    heard.clear()
+    assert run(f"{trial.job}-2")["metrics"] == {"auc": 0.75}
 
 
 def test_lines_that_are_no_metrics_are_told_and_harmless(tmp_path: Path) -> None:
