@@ -2,9 +2,11 @@
 
 One JSON line in for each suggestion: {"experiment": arguments of experiments().create,
 "observations": [arguments of observations().create ...], "seed": int}; one out: {"assignments":
-{...}}, {"failed": why its model could not be computed} or {"refused": what is wrong}. The local driver keeps one experiment in memory, with
-one open suggestion and the state of its model: an experiment of its own for each request makes the
-answer depend on the request alone. https://github.com/sigopt/sigopt-python, .../libsigopt
+{...}}, {"failed": why its model could not be computed} or {"refused": what is wrong}.
+
+The local driver keeps one experiment in memory, with one open suggestion and the state of its
+model: an experiment of its own for each request makes the answer depend on the request alone.
+https://github.com/sigopt/sigopt-python, https://github.com/sigopt/libsigopt
 """
 
 from __future__ import annotations

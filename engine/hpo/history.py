@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -102,7 +101,7 @@ class History:
         return tuple((name, self.axes[name].encode(value)) for name, value in assignment.items())
 
 
-class HistoryOptimizer(ABC):
+class HistoryOptimizer:
     """What all optimizers share; see `Optimizer` for the contract."""
 
     def __init__(self, study: Study) -> None:
@@ -132,9 +131,9 @@ class HistoryOptimizer(ABC):
     def close(self) -> None:
         """See `Optimizer.close`."""
 
-    @abstractmethod
     def _choose(self, number: int) -> dict[str, Scalar] | None:
         """The assignment to try as trial `number`; None when nothing is left."""
+        raise NotImplementedError
 
     def _begun(self, known: Known) -> None:
         """A trial was begun; called at least once for each, before it has ended."""

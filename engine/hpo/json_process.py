@@ -8,12 +8,11 @@ import selectors
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 from engine.errors import EnvironmentProblem
 
 PATIENCE_S = 600.0  # for one answer
-END_S = 5.0
 WORDS = 2000  # bytes of its stderr that are shown
 
 
@@ -23,7 +22,7 @@ class JsonProcess:
     def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
         self._argv, self._env = list(argv), {**os.environ, **env}
         self._process: subprocess.Popen[bytes] | None = None
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._words: IO[bytes] | None = None  # what it says on stderr
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """The answer; EnvironmentProblem when it has died, is silent, or says no JSON."""
@@ -35,35 +34,42 @@ class JsonProcess:
             line = _line_of(process)
             return dict(json.loads(line))
         except (OSError, ValueError) as error:
+            words = self._last_words()
             self.close()
             raise EnvironmentProblem(
-                f"{self._argv[-1]} gave no answer", why=self._last_words() or str(error),
+                f"{self._argv[-1]} gave no answer", why=words or str(error),
                 todo="start the run again; it goes on where it was",
             ) from None  # fmt: skip
 
     def close(self) -> None:
-        """End it."""
-        if self._process is None:
-            return
+        """End it; the next question starts another."""
         process, self._process = self._process, None
-        process.kill()  # it holds nothing that is worth a farewell
-        process.wait(END_S)
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        words, self._words = self._words, None
+        if process is not None:
+            process.kill()  # it holds nothing that is worth a farewell
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        if words is not None:
+            words.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         try:
             return subprocess.Popen(
                 self._argv, env=self._env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=self._words, start_new_session=True, bufsize=0,
             )  # fmt: skip
         except OSError as error:
+            self.close()
             raise EnvironmentProblem(
                 f"{self._argv[0]} could not be started", why=str(error)
             ) from None
 
     def _last_words(self) -> str:
+        if self._words is None:
+            return ""
         self._words.seek(0)
         return self._words.read()[-WORDS:].decode(errors="replace").strip()
 

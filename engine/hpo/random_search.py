@@ -1,4 +1,4 @@
-"""Random search: uniform, on the log scale where a parameter has one. The baseline of all others."""
+"""Random search, the baseline of all others: uniform, on a log scale where there is one."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The hosted service is gone; `Connection(driver="lite")` holds one experiment with one open
 suggestion, in memory. So each suggestion is asked for with the whole history
-(models/sigopt_server.py), and a trial that runs is told with a lie: the mean of what was finished
+(models/sigopt_server.py), and a trial that runs is told with a lie: the median of what was finished
 (a constant liar), or not at all before anything was. A failed trial is one of SigOpt's failed
 observations; a pruned one counts with the values it had reached, without any as failed.
 """
@@ -74,7 +74,11 @@ class SigoptSearch(HistoryOptimizer):
         names = [o.name for o in self.study.searched]
         trials = self.history.trials()
         whole = [t.values for t in trials if len(t.values) == len(names)]
-        lie = {name: statistics.fmean(v[name] for v in whole) for name in names} if whole else None
+        lie = (
+            {name: statistics.median_low(v[name] for v in whole) for name in names}
+            if whole
+            else None
+        )
         for trial in trials:
             values = trial.values if trial.state.is_over else lie
             if values is None:

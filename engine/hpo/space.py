@@ -108,7 +108,7 @@ class Parameter:
         value = low + number * (self.step or 1)
         if self.type is Type.INT:
             return int(value)
-        return min(high, float(f"{value:.12g}"))  # 0.7, not 0.7000000000000001
+        return float(min(high, float(f"{value:.12g}")))  # 0.7, not 0.7000000000000001
 
     def count(self) -> int | None:
         """How many values there are, None for a continuous range."""
@@ -130,7 +130,7 @@ class Parameter:
         if self.step:
             return self.nth(draw.randrange(self.count() or 1))
         if self.log:
-            return min(high, max(low, math.exp(draw.uniform(math.log(low), math.log(high)))))
+            return float(min(high, max(low, math.exp(draw.uniform(math.log(low), math.log(high))))))
         return draw.uniform(low, high)
 
 
