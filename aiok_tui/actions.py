@@ -79,6 +79,8 @@ ACTIONS = (
     Action("last_log", "left_square_bracket", "Last log", "show the log file before", (RUN,),
            footer=False),
     Action("next_metric", "m", "Metric", "draw the next metric", (RUN,)),
+    Action("show_trials", "t", "Trials", "see the trials of a search", (RUN,), "trials",
+           footer=False),
     Action("zoom", "z", "Zoom", "give the whole window to one panel, and back", (RUN, HOSTS)),
     Action("pane(1)", "1", "Steps", "go to the steps", (RUN,), footer=False),
     Action("pane(2)", "2", "Chart", "go to the chart", (RUN,), footer=False),

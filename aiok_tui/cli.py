@@ -158,6 +158,28 @@ def show(
 
 
 @app.command()
+def trials(
+    run: Run,
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV on stdout.")] = False,
+    best: Annotated[
+        Path | None, typer.Option(help="Write the recipe of the best trial to this file.")
+    ] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="With --best: of this trial.")] = None,
+    export: Annotated[str | None, typer.Option(help="optuna=FILE: for optuna-dashboard.")] = None,
+) -> None:
+    """Show the trials of a search, which are best, and what mattered."""
+    from aiok_tui import trials as shown
+
+    if best is not None:
+        shown.save_best(run, trial, best)
+    if export is not None:
+        shown.save_export(run, export)
+    if best is None and export is None:
+        shown.show(run, json, csv)
+
+
+@app.command()
 def logs(
     run: Run,
     step: Annotated[str | None, typer.Argument(help="Only this step.")] = None,

@@ -37,6 +37,7 @@ from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, In
 from engine.host_jobs import Outcome, Progress
 from engine.host_jobs import down as hosts_down
 from engine.host_jobs import remove as remove_host
+from engine.hpo.results import of_run as trials
 from engine.monitor import Monitor
 from engine.new_host import add as add_host
 from engine.new_host import command_line as host_line
@@ -80,7 +81,8 @@ __all__ = [
     "host_line", "host_problems", "host_questions", "hosts_down", "hosts_up", "inventory",
     "load_draft", "log_files", "meet_host", "models", "plan", "questions", "rank_layout",
     "recipe_text", "remove_host", "report", "resume", "run_hosts", "run_path", "runs",
-    "save_draft", "save_recipe", "start", "state", "stop", "wizard_steps",
+    "save_draft", "save_recipe", "start", "state", "stop", "trials",
+    "wizard_steps",
 ]  # fmt: skip
 
 

@@ -31,8 +31,8 @@ class Columns(Part):
     """Which columns of a table are what."""
 
     label: Name
-    numeric: list[Name] = []
-    categorical: list[Name] = []
+    numeric: list[Name] = Field(default_factory=list)
+    categorical: list[Name] = Field(default_factory=list)
     time: Name | None = None
 
     def names(self) -> list[str]:
@@ -87,7 +87,7 @@ class Model(Part):
 
     name: str = "dlrm"
     profile: str = "optimized"
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class Split(Part):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from textual.widgets import Input
 
     from aiok_tui.feed import RunView
+    from engine.hpo.results import Results
     from engine.state import RunState, RunStatus, StepState
 
 PANES = ("steps", "chart", "machine", "log")
@@ -342,6 +343,16 @@ class RunScreen(RunActions):
             now = names.index(self.metric) if self.metric in names else 0
             self.metric = names[(now + 1) % len(names)]
             self._draw_charts(view, self.aiok.clock())
+
+    def action_show_trials(self) -> None:
+        """The trials of the search over this screen."""
+        from aiok_tui.screens.trials import TrialsScreen
+
+        def show(found: Results) -> None:
+            self.app.push_screen(TrialsScreen(found))
+
+        run, feed = self.run_id, self.aiok.feed
+        self.aiok.do("", lambda: feed.engine.trials(run), show)
 
     def action_copy_line(self) -> None:
         """Copy the command line that shows this run."""

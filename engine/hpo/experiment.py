@@ -1,8 +1,8 @@
 """From what people write about a search to the study: with every problem at once, each at its key.
 
-    inline     an experiment file takes its place in the recipe's `search`
-    problems   what is wrong with a search of a model
-    study_of   the Study of a search
+inline     an experiment file takes its place in the recipe's `search`
+problems   what is wrong with a search of a model
+study_of   the Study of a search
 """
 
 from __future__ import annotations
@@ -168,7 +168,10 @@ def _misfits(part: ParameterPart, setting: Setting) -> Iterator[Problem]:
         yield "type", f"{part.name} is not on or off ({setting.bounds()})"
     if part.bounds is not None:
         if setting.kind not in (Kind.INT, Kind.FLOAT):
-            yield "bounds", f"{part.name} is no number ({setting.bounds()}): list categorical_values"
+            yield (
+                "bounds",
+                f"{part.name} is no number ({setting.bounds()}): list categorical_values",
+            )
             return
         if setting.kind is Kind.INT and part.type == "double":
             yield "type", f"{part.name} is a whole number: type int"
@@ -231,14 +234,19 @@ def _objectives(
 ) -> tuple[Objective, ...]:
     """The metrics; a threshold of the only one bounds what is accepted, it is no error."""
     known = {m.name: m for m in spec.metrics}
-    known[TRAINING_TIME] = Metric(name=TRAINING_TIME, goal=Goal.MINIMIZE, unit="s",
-                                  help="seconds of a trial, as the engine measures them")  # fmt: skip
+    words = "seconds of a trial, as the engine measures them"
+    known[TRAINING_TIME] = Metric(name=TRAINING_TIME, goal=Goal.MINIMIZE, unit="s", help=words)
     made = []
     for number, part in enumerate(parts or [MetricPart(name=metric)]):
-        key = f"search.metrics.{number}" if parts else "goal.metric"
+        key = f"search.metrics.{number}"
         if part.name not in known:
             hint = _hint(part.name, list(known))
-            found.append((f"{key}.name", f"{spec.name} has no metric {part.name}, {hint}"))
+            found.append(
+                (
+                    f"{key}.name" if parts else "goal.metric",
+                    f"{spec.name} has no metric {part.name}, {hint}",
+                )
+            )
             continue
         goal = known[part.name].goal
         if part.objective not in (None, str(goal)):

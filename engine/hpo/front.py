@@ -64,18 +64,20 @@ class Findings:
             text = f"Best: trial {self.chosen.number}, {name} {self.chosen.values[name]:.6g}."
         else:
             names = " and ".join(o.name for o in self.study.optimized)
-            text = f"{len(self.front)} trials that no other one beats in {names}"
+            count = "One trial" if len(self.front) == 1 else f"{len(self.front)} trials"
+            text = f"{count} that no other one beats in {names}"
             text += f"; knee point: trial {self.knee.number}." if self.knee else "."
         dropped = len(self.finished) - len(self.feasible)
         return text + (f" {dropped} finished trials miss a threshold." if dropped else "")
 
 
 def findings(study: Study, trials: Iterable[Trial]) -> Findings:
-    """Judge all trials of a study; only finished ones with every optimized metric count."""
+    """Judge all trials of a study; only its own finished ones with every optimized metric count,
+    not what it learnt from earlier studies."""
     names = [objective.name for objective in study.optimized]
     finished = tuple(
         trial for trial in sorted(trials, key=lambda t: t.number)
-        if trial.state is TrialState.FINISHED
+        if trial.state is TrialState.FINISHED and trial.origin != "warm"
         and all(math.isfinite(trial.values.get(name, math.nan)) for name in names)
     )  # fmt: skip
     feasible = tuple(trial for trial in finished if study.is_feasible(trial.values))
@@ -177,7 +179,8 @@ def _ways(study: Study, finished: Sequence[Trial]) -> Iterable[tuple[Relaxation,
     """What to relax so that a trial is allowed: each threshold that is alone in the way of some
     trial, the smallest step first; if there is none, what the nearest trial needs."""
     broken = {
-        trial.number: [o for o in study.objectives if not o.keeps(trial.values.get(o.name, math.nan))]
+        trial.number: [o for o in study.objectives
+                       if not o.keeps(trial.values.get(o.name, math.nan))]
         for trial in finished
         if all(math.isfinite(trial.values.get(o.name, math.nan)) for o in study.objectives
                if o.threshold is not None)

@@ -11,6 +11,7 @@ Tuning, arXiv 1810.05934. Median rule: Golovin et al. 2017, Google Vizier.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -127,7 +128,7 @@ def loss_at(trial: Trial, objective: Objective, step: int) -> float | None:
         if math.isfinite(report.value):
             best = min(best, objective.loss(report.value))
         curve.append((report.step, best))
-    for (before, worse), (after, better) in zip(curve, curve[1:], strict=False):
+    for (before, worse), (after, better) in itertools.pairwise(curve):
         if before <= step < after:
             if not math.isfinite(worse):
                 return worse
@@ -163,12 +164,14 @@ def _shown(objective: Objective, loss: float) -> str:
 @dataclass(frozen=True)
 class Replay:
     """What a pruner would have done to recorded trials. Steps are those of all trials together;
-    `best` and `best_of_all` are the best values with and without pruning."""
+    `best` and `best_of_all` are the best values with and without pruning, `reports` tells how many
+    each trial came to."""
 
     steps: int
     steps_of_all: int
     best: float
     best_of_all: float
+    reports: tuple[int, ...]
     reasons: dict[int, str] = field(default_factory=dict)  # by number of the pruned trial
 
     @property
@@ -213,6 +216,7 @@ def replay(
         steps_of_all=sum(curve[-1].step for curve in curves),
         best=_best([curves[number] for number in finished], objective),
         best_of_all=_best(curves, objective),
+        reports=tuple(len(trial.reports[objective.name]) for trial in shown),
         reasons=reasons,
     )
 

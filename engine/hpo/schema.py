@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from engine.strict_yaml import Name, Part
 
 Scalar = bool | int | float | str
+Condition = dict[str, Scalar | list[Scalar]]
 TRIALS = 20  # of a search whose budget nobody gave
 
 
@@ -37,8 +38,8 @@ class ParameterPart(Part):
     categorical_values: list[Scalar] | None = Field(default=None, min_length=1)
     transformation: Literal["none", "log"] = "none"
     step: float | None = Field(default=None, gt=0)
-    condition: dict[str, Scalar | list[Scalar]] = {}
-    conditions: dict[str, Scalar | list[Scalar]] = {}
+    condition: Condition = Field(default_factory=dict)
+    conditions: Condition = Field(default_factory=dict)
     default: Scalar | None = None
 
     @model_validator(mode="after")
@@ -106,8 +107,8 @@ class Search(Part):
     metrics: list[MetricPart] | None = Field(default=None, min_length=1)
     linear_constraints: list[LinearConstraintPart] | None = None
     pruner: Literal["asha", "median", "none"] = "asha"
-    start: list[dict[str, Scalar]] = []
-    warm: list[Name] = []
+    start: list[dict[str, Scalar]] = Field(default_factory=list)
+    warm: list[Name] = Field(default_factory=list)
     timeout_minutes: float | None = Field(default=None, gt=0)
     retries: int = Field(default=1, ge=0, le=100)
     file: Name | None = None

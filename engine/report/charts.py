@@ -20,12 +20,14 @@ _LEFT, _RIGHT, _TOP = 52, 14, 12
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; `slot` (1..3) picks its colour, `marked` draws its points."""
+    """One line of a chart; `slot` (1..3) picks its colour, `marked` draws its points, `dots` them
+    alone."""
 
     label: str
     points: Sequence[tuple[float, float]]
     slot: int = 1
     marked: bool = False
+    dots: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,27 @@ class Frame:
     height: int = 200
     x_span: tuple[float, float] | None = None
     logarithmic: bool = False  # both axes; every number has to be above 0
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point of a plane; `slot` as of a line, `said` is its tooltip."""
+
+    x: float
+    y: float
+    said: str
+    slot: int = 1
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What a scatter chart shows besides its dots; `joined`: those not of slot 2 are one line."""
+
+    name: str
+    x_unit: str = ""
+    y_unit: str = ""
+    joined: bool = False
+    height: int = 220
 
 
 @dataclass(frozen=True)
@@ -160,6 +183,31 @@ def bar_chart(bars: Sequence[Bar], name: str) -> Markup:
     return _svg(height, f"{name}. " + "; ".join(f"{bar.label}: {bar.text}" for bar in bars), parts)
 
 
+def scatter_chart(dots: Sequence[Dot], plane: Plane) -> Markup:
+    """Dots over two axes with round numbers; an empty Markup when there is none."""
+    if not dots:
+        return Markup("")
+    frame = Frame(plane.name, height=plane.height)
+    x_axis = ticks(min(dot.x for dot in dots), max(dot.x for dot in dots))
+    y_axis = ticks(min(dot.y for dot in dots), max(dot.y for dot in dots))
+    scale = _Scale(frame, x_axis, y_axis)
+    parts = [*_rulers(scale, y_axis)]
+    for value in x_axis:
+        at = scale.x(value)
+        near = at > WIDTH - 30
+        parts.append(tag("text", short(value), class_="tick", x=WIDTH if near else at,
+                         y=scale.bottom + 15, text_anchor="end" if near else "middle"))  # fmt: skip
+    ahead = sorted((dot.x, dot.y) for dot in dots if dot.slot != 2)
+    if plane.joined and len(ahead) > 1:
+        path = "M" + "L".join(f"{scale.x(x):.6g} {scale.y(y):.6g}" for x, y in ahead)
+        parts.append(tag("g", tag("path", class_="line", d=path), class_="s1"))
+    for dot in sorted(dots, key=lambda one: -one.slot % 3):  # the front lies above the others
+        circle = tag("circle", tag("title", dot.said), class_="dot", cx=scale.x(dot.x),
+                     cy=scale.y(dot.y), r=4)  # fmt: skip
+        parts.append(tag("g", circle, class_=f"s{dot.slot}"))
+    return _svg(plane.height, f"{plane.name}. {len(dots)} points", parts)
+
+
 class _Scale:
     """Data to pixels."""
 
@@ -206,12 +254,7 @@ def _axes(lines: Sequence[Line], frame: Frame) -> tuple[list[float], list[float]
 def _grid(
     frame: Frame, scale: _Scale, x_axis: Sequence[float], y_axis: Sequence[float]
 ) -> list[Markup]:
-    parts = []
-    for value in y_axis:
-        at = scale.y(value)
-        parts.append(tag("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=at, y2=at))
-        parts.append(tag("text", short(value), class_="tick", x=_LEFT - 7, y=at + 4,
-                         text_anchor="end"))  # fmt: skip
+    parts = _rulers(scale, y_axis)
     _, length, unit = time_ticks(x_axis[-1])
     # without logarithms the last one is the end of the data, seldom a round number
     for value in x_axis if frame.logarithmic else x_axis[:-1]:
@@ -222,12 +265,23 @@ def _grid(
         near = at > WIDTH - 30
         parts.append(tag("text", text, class_="tick", x=WIDTH if near else at,
                          y=scale.bottom + 15, text_anchor="end" if near else "middle"))  # fmt: skip
-    parts.append(tag("line", class_="axis", x1=_LEFT, x2=WIDTH - _RIGHT, y1=scale.bottom,
-                     y2=scale.bottom))  # fmt: skip
     for at in frame.pauses:
         parts.append(tag("line", tag("title", "the run was stopped here and resumed later"),
                          class_="pause", x1=scale.x(at), x2=scale.x(at), y1=scale.top,
                          y2=scale.bottom))  # fmt: skip
+    return parts
+
+
+def _rulers(scale: _Scale, y_axis: Sequence[float]) -> list[Markup]:
+    """The numbers of the y axis, each with its line, and the foot of the chart."""
+    parts = []
+    for value in y_axis:
+        at = scale.y(value)
+        parts.append(tag("line", class_="grid", x1=_LEFT, x2=WIDTH - _RIGHT, y1=at, y2=at))
+        parts.append(tag("text", short(value), class_="tick", x=_LEFT - 7, y=at + 4,
+                         text_anchor="end"))  # fmt: skip
+    parts.append(tag("line", class_="axis", x1=_LEFT, x2=WIDTH - _RIGHT, y1=scale.bottom,
+                     y2=scale.bottom))  # fmt: skip
     return parts
 
 
@@ -265,10 +319,10 @@ def _levels(frame: Frame, scale: _Scale) -> list[Markup]:
 def _draw(line: Line, scale: _Scale, frame: Frame) -> Markup:
     pixels = [(scale.x(x), scale.y(y)) for x, y in line.points]
     parts = []
-    if len(pixels) > 1:
+    if len(pixels) > 1 and not line.dots:
         path = "M" + "L".join(f"{x:.6g} {y:.6g}" for x, y in pixels)
         parts.append(tag("path", class_="line", d=path))
-    if line.marked or len(pixels) == 1:
+    if line.marked or line.dots or len(pixels) == 1:
         for (x, y), (at, value) in zip(pixels, line.points, strict=True):
             where = show_seconds(at) if frame.x_unit == "s" else f"{at:,.0f} {frame.x_unit}"
             said = f"{line.label} at {where}: {show(value, frame.unit)}"

@@ -6,13 +6,17 @@ command it came from.
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine import estimates
-from engine.report import telemetry
+from engine.errors import InputError
+from engine.hpo.results import judged, planned_study
+from engine.plan import from_json
+from engine.report import search, telemetry
 from engine.report.plaintext import as_dict, as_dicts, number, plain_tree, show
 from engine.roofline import rooflines
 from engine.state import RunState, RunStatus, StepState, StepStatus
@@ -116,6 +120,7 @@ def collect(folder: RunFolder, state: RunState, plan: dict[str, Any]) -> dict[st
         },
         "etl": _etl(state),
         "inference": _inference(state),
+        "search": _search(state, plan),
         "roofline": [one.to_json() for one in rooflines(state)],
         "values": as_dicts(plan.get("values")),
         "notes": [
@@ -325,6 +330,20 @@ def _inference(state: RunState) -> dict[str, Any]:
         "forms": as_dicts(result.get("forms")),
         "curves": {name: as_dicts(curves.get(name)) for name in ("kept", "eager")},
     }
+
+
+def _search(state: RunState, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """The trials of a run that searched, None for any other one or when its plan is not whole."""
+    if not state.trials:
+        return None
+    try:
+        made = from_json(json.dumps(plan))
+        study = planned_study(made)
+    except InputError:  # of another version: a report without this part is better than none
+        return None
+    if study is None:
+        return None
+    return search.collect(judged(state.id, made, study, state.trials))
 
 
 def _problem(state: RunState) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.estimates import sentence
+from engine.report import search as search_part
 from engine.report.charts import Bar, Frame, Level, Line, bar_chart, line_chart
 from engine.report.plaintext import number, show, show_gib, show_seconds
 
@@ -41,6 +42,8 @@ def render(document: dict[str, Any]) -> str:
         etl_plans=_etl_plans(document["etl"]["plan"]),
         inference_charts=_inference_charts(document["inference"]["curves"]),
         batches=_batches(document["inference"]["curves"]),
+        search_charts=search_part.charts(document["search"]) if document["search"] else [],
+        search_table=search_part.table(document["search"]) if document["search"] else None,
         resources=[_resources(host, document["telemetry"])
                    for host in document["telemetry"]["hosts"]],
     )  # fmt: skip

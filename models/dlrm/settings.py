@@ -7,7 +7,8 @@ from models.settings import Kind, Setting
 _ADAGRAD = {"table_optimizer": ("rowwise_adagrad",)}
 SETTINGS: tuple[Setting, ...] = (
     Setting(name="embedding_size", kind=Kind.INT, default=16, low=2, high=256, tunable=True,
-            log=True, search=(4, 64), help="width d of every embedding vector"),
+            log=True, search=(4, 64),
+            help="width d of every embedding vector"),
     Setting(name="bottom_widths", kind=Kind.WIDTHS, default=(512, 256, 64), low=1, high=8192,
             help="hidden widths of the bottom MLP, between the numeric inputs and d"),
     Setting(name="top_widths", kind=Kind.WIDTHS, default=(512, 256), low=1, high=8192,
@@ -25,7 +26,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="table_learning_rate", kind=Kind.FLOAT, default=0.1, low=1e-6, high=100.0,
             log=True, tunable=True, help="rate of the embedding rows"),
     Setting(name="weight_decay", kind=Kind.FLOAT, default=0.0, low=0.0, high=10.0, tunable=True,
-            search=(0.0, 0.1), help="decay of the MLPs' weights at each step, as a part of the rate"),
+            search=(0.0, 0.1),
+            help="decay of the MLPs' weights at each step, as a part of the rate"),
     Setting(name="average", kind=Kind.FLOAT, default=0.0, low=0.0, high=0.9999,
             help="how much of a running average of the MLPs' weights stays at each step; it is what"
                  " is validated and kept; 0: none"),
@@ -33,7 +35,8 @@ SETTINGS: tuple[Setting, ...] = (
             search=(0.0, 1.0), needs=_ADAGRAD,
             help="first value of Adagrad's accumulators: damps rows that were seldom seen"),
     Setting(name="table_init", kind=Kind.FLOAT, default=0.0, low=0.0, high=10.0, tunable=True,
-            search=(0.0, 0.1), help="tables start uniform in +- this; 0: in +- sqrt(1 / rows of the table)"),
+            search=(0.0, 0.1),
+            help="tables start uniform in +- this; 0: in +- sqrt(1 / rows of the table)"),
     Setting(name="first_order_rate", kind=Kind.FLOAT, default=0.0, low=0.0, high=100.0,
             tunable=True, search=(0.0, 0.5), needs=_ADAGRAD,
             help="rate of a weight of every id, added to the logit (Adagrad only); 0: none"),

@@ -1,4 +1,4 @@
-"""What a search has found: fronts, their volume, and which bound to relax when nothing is allowed."""
+"""What a search has found: fronts, their volume, and which bound to relax when none is allowed."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ def test_one_metric_has_one_best_trial_and_the_first_of_equals() -> None:
 
 
 def test_only_finished_trials_with_their_metrics_count() -> None:
-    some = trials({"auc": 0.9}, {"auc": 0.9}, {"auc": math.nan}, {}, {"auc": 0.5})
+    some = trials(*[{"auc": 0.9}] * 3, {"auc": math.nan}, {}, {"auc": 0.5})
     some[0].state, some[1].state = TrialState.PRUNED, TrialState.RUNNING
+    some[2].origin = "warm"  # of an earlier study
     found = findings(study(AUC), some)
-    assert [t.number for t in found.finished] == [4] == [t.number for t in found.front]
+    assert [t.number for t in found.finished] == [5] == [t.number for t in found.front]
     assert findings(study(AUC), []).words == "No trial has finished yet."
 
 

@@ -33,7 +33,7 @@ SCREENS: dict[str, type[FeedScreen]] = {
     HOSTS: HostsScreen, NEW_HOST: NewHostScreen,
 }  # fmt: skip
 FORBIDDEN = {f"ctrl+{key}" for key in "hijmsqzab"} | {"ctrl+left_square_bracket"}
-ABOUT_RUNS = {"new", "plan", "run", "runs", "show", "logs", "stop", "resume", "report"}
+ABOUT_RUNS = {"new", "plan", "run", "runs", "show", "logs", "stop", "resume", "report", "trials"}
 ABOUT_HOSTS = {"add", "list", "check", "up", "down", "remove"}
 CHANGES = ("stop", "hosts add", "hosts up", "hosts down", "hosts remove")
 

@@ -1,0 +1,157 @@
+"""What a run's search has found so far: trials, the best of them, and a recipe that repeats one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import InputError
+from engine.hpo import optuna_study
+from engine.hpo.experiment import study_of
+from engine.hpo.front import Findings, findings
+from engine.hpo.importance import Importance, importance
+from engine.hpo.schema import Search
+from engine.hpo.study import Study
+from engine.hpo.trials import Trial, TrialState
+from engine.plan import Plan, read_plan
+from engine.recipe import put
+from engine.report.plaintext import plain
+from engine.store import open_run_folder
+from engine.strict_yaml import to_yaml
+from models import catalog
+
+SETTINGS = "model.settings."
+Cell = str | float | int | bool | None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A search of a run; `trials` in the order of their numbers, `found` what they came to."""
+
+    run: str
+    plan: Plan
+    study: Study
+    trials: tuple[Trial, ...]
+    found: Findings
+
+    @property
+    def importance(self) -> list[Importance]:
+        """What mattered, for each optimized metric."""
+        return importance(self.study, self.trials)
+
+
+def planned_study(plan: Plan) -> Study | None:
+    """The study of a plan's search, None when it has no search."""
+    values = {value.key: value.value for value in plan.values}
+    search = {key.removeprefix("search."): v for key, v in values.items()
+              if key.startswith("search.")}  # fmt: skip
+    if not search:
+        return None
+    defaults = {key.removeprefix(SETTINGS): value for key, value in values.items()
+                if key.startswith(SETTINGS)}  # fmt: skip
+    return study_of(Search.model_validate(search), catalog.load(plan.model), defaults,
+                    str(values["goal.metric"]), int(values["seed"]))  # fmt: skip
+
+
+def of_run(run: str) -> Results:
+    """The search of a run; InputError when it has none."""
+    folder = open_run_folder(run)
+    plan = read_plan(folder.plan)
+    study = planned_study(plan)
+    if study is None:
+        raise InputError(
+            f"{run} has no search", todo="give its recipe a part `search: {trials: 20}`"
+        )
+    return judged(run, plan, study, folder.state().trials)
+
+
+def judged(run: str, plan: Plan, study: Study, trials: Mapping[int, Trial]) -> Results:
+    """Results of trials as a run's state holds them."""
+    ordered = tuple(trials[number] for number in sorted(trials))
+    return Results(run, plan, study, ordered, findings(study, ordered))
+
+
+def rows(results: Results) -> list[dict[str, Cell]]:
+    """One flat row a trial, the same keys in each: for tables and CSV, texts made plain.
+
+    `best` is "front" for a trial that no other one beats (the best one, with one metric) and
+    "infeasible" for one that misses a threshold.
+    """
+    front = {trial.number for trial in results.found.front}
+    feasible = {trial.number for trial in results.found.feasible}
+    finished = {trial.number for trial in results.found.finished}
+    made = []
+    for trial in results.trials:
+        bad = trial.number in finished and trial.number not in feasible
+        row: dict[str, Cell] = {"trial": trial.number, "state": str(trial.state)}
+        row["best"] = "front" if trial.number in front else "infeasible" if bad else ""
+        row |= {o.name: trial.values.get(o.name) for o in results.study.objectives}
+        row |= {name: _plain(trial.assignment.get(name)) for name in results.study.space.names()}
+        row |= {"seconds": round(trial.seconds, 3), "host": plain(trial.host),
+                "origin": trial.origin, "failure": str(trial.failure or ""),
+                "what": plain(trial.what)}  # fmt: skip
+        made.append(row)
+    return made
+
+
+def _plain(value: Cell) -> Cell:
+    return plain(value) if isinstance(value, str) else value
+
+
+def recipe_of(results: Results, number: int | None = None) -> str:
+    """A recipe, as YAML, that trains with the assignment of a trial: the one named, by default the
+    best one (with several metrics the best in the first of them).
+
+    InputError when there is no such trial, or none that keeps all thresholds.
+    """
+    trial = _chosen(results, number)
+    data: dict[str, Any] = {}
+    for value in results.plan.values:
+        if not value.key.startswith("search."):
+            put(data, value.key, value.value)
+    data["dataset"]["path"] = _absolute(results.plan, data["dataset"]["path"])
+    data["search"] = None
+    data["model"]["settings"].update(trial.assignment)
+    scored = ", ".join(f"{plain(name)} {value:.6g}" for name, value in trial.values.items())
+    said = f"trial {trial.number} of {plain(results.run)}: {scored or trial.state}"
+    return f"# {said}\n{to_yaml(data)}"
+
+
+def _chosen(results: Results, number: int | None) -> Trial:
+    if number is not None:
+        named = next((trial for trial in results.trials if trial.number == number), None)
+        if named is None:
+            raise InputError(f"{results.run} has no trial {number}")
+        return named
+    if results.found.chosen is None or not results.found.front:
+        raise InputError(
+            f"{results.run} has no best trial", why=results.found.words,
+            todo="name a trial with --trial" if results.found.finished else "",
+        )  # fmt: skip
+    return results.found.chosen
+
+
+def _absolute(plan: Plan, path: str | None) -> str | None:
+    """The data's place, also for a recipe in another folder than the one it came from."""
+    if path is None or Path(path).is_absolute() or not plan.data:
+        return path
+    first = Path(str(plan.data[0]["path"]))
+    return str(first if first.name == Path(path).name else first.parent)
+
+
+def export(results: Results, wanted: str) -> Path:
+    """Write the search for other tools: `wanted` is optuna=FILE. Returns the file."""
+    kind, _, file = wanted.partition("=")
+    if kind != "optuna" or not file:
+        raise InputError(f"--export {wanted}: expected optuna=FILE")
+    path = Path(file).expanduser()
+    optuna_study.export(path, results.run, results.study, results.trials)
+    return path
+
+
+def counts(trials: Mapping[int, Trial] | None) -> dict[str, int]:
+    """How many trials stand where; states without one are left out."""
+    states = [trial.state for trial in (trials or {}).values()]
+    return {str(state): states.count(state) for state in TrialState if state in states}

@@ -1,0 +1,157 @@
+"""What a run's search has found: for tables, CSV, recipes, other tools, and the report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+
+from aiok_tui.cli import main
+from engine import recipe, strict_yaml
+from engine.errors import InputError
+from engine.hpo import results
+from engine.hpo.trials import TrialState
+from engine.steps.report import write_report
+from engine.store import open_run_folder
+from tests.engine import searched
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AIOK_HOME", str(tmp_path))
+    folder = tmp_path / "runs"
+    searched.record(folder / "one-1", searched.ONE)
+    searched.record(folder / "two-1", searched.TWO)
+    searched.record(folder / "none-1", searched.IMPOSSIBLE)
+    searched.record(folder / "plain-1", None)
+    return folder
+
+
+def aiok(*words: str) -> int:
+    """The command line in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return int(ended.value.code or 0)
+
+
+def test_every_trial_is_there_once(runs: Path) -> None:
+    found = results.of_run("one-1")
+    assert [trial.number for trial in found.trials] == list(range(30))
+    states = [trial.state for trial in found.trials]
+    assert states[3:6] == [TrialState.PRUNED, TrialState.FAILED, TrialState.RUNNING]
+    assert states.count(TrialState.FINISHED) == 27
+    assert found.found.chosen is not None
+    best = max((t for t in found.trials if t.values), key=lambda t: t.values["auc"])
+    assert found.found.front == (best,)
+    assert found.study.budget.trials == 40
+
+
+def test_the_recipe_of_the_best_trial_is_ready_to_run(runs: Path) -> None:
+    found = results.of_run("one-1")
+    text = results.recipe_of(found)
+    best = found.found.front[0]
+    assert text.startswith(f"# trial {best.number} of one-1: auc {best.values['auc']:.6g}, ")
+    loaded, _ = recipe.load(strict_yaml.parse(text, "best"), environ={})
+    assert loaded.search is None
+    assert loaded.dataset.path == "/data/of/mine/clicks.tsv"
+    for name, value in best.assignment.items():
+        assert loaded.model.settings[name] == value
+    assert loaded.model.settings["table_optimizer"] == "rowwise_adagrad"
+    assert results.recipe_of(found, 7).startswith("# trial 7 of one-1")
+    with pytest.raises(InputError, match="no trial 99"):
+        results.recipe_of(found, 99)
+
+
+def test_nothing_feasible_has_no_best_but_a_way_out(runs: Path) -> None:
+    found = results.of_run("none-1")
+    with pytest.raises(InputError) as refused:
+        results.recipe_of(found)
+    assert "relax the threshold of auc from 0.99 to 0.7" in str(refused.value)
+    assert all(row["best"] in ("infeasible", "") for row in results.rows(found))
+    with pytest.raises(InputError, match="plain-1 has no search"):
+        results.of_run("plain-1")
+
+
+def test_the_table_marks_the_front_and_shows_no_control_byte(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert aiok("trials", "two-1") == 0
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert "trials that no other one beats in auc and training_time" in shown.err
+    assert "crash exit 1 [31m<script>" in shown.out
+    front = [trial.number for trial in results.of_run("two-1").found.front]
+    marked = [int(line.split()[0]) for line in shown.out.splitlines() if " * " in line]
+    assert sorted(marked) == sorted(front)
+    assert len(front) > 1
+    assert re.search(r"what matters for auc: embedding_size \d+ %", shown.out)
+
+
+def test_json_and_csv_hold_every_trial(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert aiok("trials", "one-1", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["trial"] for line in lines] == list(range(30))
+    assert lines[4]["failure"] == "crash"
+    assert lines[0]["origin"] == "default"
+    assert set(lines[0]["assignment"]) >= {"learning_rate", "batch_size"}
+    assert aiok("trials", "one-1", "--csv") == 0
+    table = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(table) == 30
+    assert float(table[0]["auc"]) == lines[0]["auc"]
+    assert "\x1b" not in table[4]["what"]
+
+
+def test_best_and_export_write_files(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best, study = tmp_path / "best.yaml", tmp_path / "study.log"
+    assert aiok("trials", "two-1", "--best", str(best), "--export", f"optuna={study}") == 0
+    said = capsys.readouterr().err
+    assert "--trial takes another" in said
+    assert recipe.load(recipe.find(str(best)), environ={})[0].search is None
+    backend = optuna.storages.journal.JournalFileBackend(str(study))
+    loaded = optuna.load_study(study_name="two-1", storage=optuna.storages.JournalStorage(backend))
+    mine = {trial.number for trial in results.of_run("two-1").found.front}
+    assert {trial.number for trial in loaded.best_trials} == mine
+    assert aiok("trials", "two-1", "--export", f"optuna={study}") == 2
+    assert aiok("trials", "two-1", "--export", "wandb=x") == 2
+    assert "expected optuna=FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", ["one-1", "two-1", "none-1"])
+def test_the_report_shows_the_search(runs: Path, tmp_path: Path, run: str) -> None:
+    folder = open_run_folder(run)
+    plan = json.loads(folder.plan.read_text())
+    write_report(folder, folder.state(), plan, tmp_path / "report")
+    twin = json.loads((tmp_path / "report" / "report.json").read_text())["search"]
+    page = (tmp_path / "report" / "report.html").read_text()
+    found = results.of_run(run)
+    assert len(twin["trials"]) == 30
+    assert [row["trial"] for row in twin["front"]] == [t.number for t in found.found.front]
+    assert twin["words"] == found.found.words
+    best = [row[2] for row in twin["history"]["auc"] if row[2] is not None]
+    assert best == sorted(best)
+    assert bool(best) == (run != "none-1")
+    assert (twin["hypervolume"] is not None) == (run == "two-1")
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    section = page[page.index('id="search"') : page.index('id="time"')]
+    assert ("Front: training_time over auc" in section) == (run == "two-1")
+    assert "What matters for auc" in section
+    assert section.count("<svg") == {"one-1": 2, "two-1": 5, "none-1": 2}[run]
+    assert section.count("<tr") == 31
+
+
+def test_a_report_of_few_trials_says_that_it_cannot_tell_what_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOK_HOME", str(tmp_path))
+    folder = searched.record(tmp_path / "runs" / "few-1", searched.ONE, count=4)
+    write_report(folder, folder.state(), json.loads(folder.plan.read_text()), tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "3 finished trials are too few to tell what matters: 10 are needed" in page
