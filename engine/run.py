@@ -18,7 +18,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,9 +40,7 @@ from engine.store import (
     write_atomically,
 )
 from engine.work import jobs_folder, run_of_job
-from hosts.job import sweep_job
-
-SWEEPS = 8  # at a time: a search leaves many jobs
+from hosts.job import sweep_jobs
 
 
 class StopSignals:
@@ -157,25 +154,18 @@ class RunProcess:
 
     def _sweep_earlier_attempts(self) -> None:
         """What a killed run process left is ended now, so that nothing ever runs twice."""
-
-        def one(folder: Path) -> None:
-            if folder.is_dir():
-                sweep_job(
-                    self.context.site.transport,
-                    sys.executable,
-                    str(self.context.code / "agent.py"),
-                    str(folder),
-                )
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
-                folder.unlink(missing_ok=True)
-
         left = [
             path for path in jobs_folder().glob(f"{self.folder.tag}.*")
             if run_of_job(path.name) == self.folder.id  # not of one whose name begins like this
         ]  # fmt: skip
-        with ThreadPoolExecutor(SWEEPS) as pool:
-            list(pool.map(one, left))
+        agent = str(self.context.code / "agent.py")
+        jobs = [str(path) for path in left if path.is_dir()]
+        sweep_jobs(self.context.site.transport, sys.executable, agent, jobs)
+        for path in left:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _do(self, step: Step) -> None:
         """Skip what is whole, reuse what the cache has, run the rest."""

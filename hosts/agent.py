@@ -3,7 +3,7 @@
     agent.py start FOLDER          start the job of FOLDER/job.json under a supervisor of its own;
                                    without argv: watch the processes of a job that others started
     agent.py attach FOLDER OFFSETS relay what the job says to stdout; heartbeats come on stdin
-    agent.py sweep JOB             end everything that belongs to a job
+    agent.py sweep FOLDER JOB ...  end everything that belongs to a job, or to several
     agent.py watch                 a sample of the machine each second, as a JSON line, until stdin
                                    ends or WATCH_S have passed without a byte on it
 
@@ -58,14 +58,15 @@ def environment_of(pid):  # type: (int) -> List[bytes]
         return []
 
 
-def tagged(job):  # type: (str) -> List[int]
-    """The pids of all processes that carry the job's tag, this one apart."""
-    wanted = ("%s=%s" % (TAG, job)).encode()
+def tagged(*jobs):  # type: (*str) -> List[int]
+    """The pids of all processes that carry the tag of one of the jobs, this one apart."""
+    wanted = {("%s=%s" % (TAG, job)).encode() for job in jobs}
     found = []
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != os.getpid() and wanted in environment_of(int(entry)):
-            if start_time(int(entry)) is not None:
-                found.append(int(entry))
+        if entry.isdigit() and int(entry) != os.getpid():
+            if not wanted.isdisjoint(environment_of(int(entry))):
+                if start_time(int(entry)) is not None:
+                    found.append(int(entry))
     return found
 
 
@@ -76,19 +77,19 @@ def send(pids, number):  # type: (List[int], int) -> None
             os.kill(pid, number)
 
 
-def sweep(job, patience_s=KILL_AFTER_S):  # type: (str, float) -> int
-    """TERM, wait, KILL all that carries the tag; how many there were."""
-    first = tagged(job)
+def sweep(*jobs, patience_s=KILL_AFTER_S):  # type: (*str, float) -> int
+    """TERM, wait, KILL all that carries a tag of these; how many there were."""
+    first = tagged(*jobs)
     if not first:
         return 0
     send(first, signal.SIGTERM)
     send(first, signal.SIGCONT)  # a stopped process does not see TERM
     end = time.monotonic() + patience_s
-    while time.monotonic() < end and tagged(job):
+    while time.monotonic() < end and tagged(*jobs):
         time.sleep(0.05)
     end = time.monotonic() + 10
     while time.monotonic() < end:
-        left = tagged(job)
+        left = tagged(*jobs)
         if not left:
             break
         send(left, signal.SIGKILL)
@@ -330,7 +331,7 @@ class Supervisor:
     def _obey(self, child):  # type: (Optional[subprocess.Popen[bytes]]) -> None
         """A file `stop` asks for a graceful end, `kill` for a quick one, `stacks` for stacks."""
         if os.path.exists(os.path.join(self.folder, "kill")):
-            sweep(self.job["id"], 0.5)
+            sweep(self.job["id"], patience_s=0.5)
         elif os.path.exists(os.path.join(self.folder, "stacks")):
             os.unlink(os.path.join(self.folder, "stacks"))
             for pid, rank in ranks(self.job["id"]).items():
@@ -518,11 +519,10 @@ def main(argv, stdout):  # type: (List[str], IO[str]) -> int
         return start(argv[2])
     if argv[1:2] == ["attach"] and len(argv) == 4:
         return attach(argv[2], json.loads(argv[3]))
-    if argv[1:2] == ["sweep"] and len(argv) == 4:
-        pid = supervisor_of(argv[2])
-        if pid:
-            send([pid], signal.SIGKILL)
-        stdout.write(json.dumps({"swept": sweep(argv[3])}) + "\n")
+    if argv[1:2] == ["sweep"] and len(argv) >= 4 and len(argv) % 2 == 0:
+        supervisors = [supervisor_of(folder) for folder in argv[2::2]]
+        send([pid for pid in supervisors if pid], signal.SIGKILL)
+        stdout.write(json.dumps({"swept": sweep(*argv[3::2])}) + "\n")
         return 0
     if argv[1:] == ["watch"]:
         return watch()

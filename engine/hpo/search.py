@@ -29,8 +29,8 @@ from engine.state import RunState, fold
 
 POLL_S = 0.1
 FIRST = 5  # when more than half of so many trials fail, the next ones would, too
-MOST_LOSSES = 3  # of a host, one after the other: then its slot is given up
-REST_S = 10.0  # of a slot after the first loss of its host, twice that after the second, ...
+MOST_LOSSES = 5  # of a host, one after the other: then its slot is given up
+REST_S = 3.0  # of a slot after the first loss of its host, twice that after the second, ...
 RETRIED = (Failure.CRASH, Failure.OUT_OF_MEMORY)
 OPEN = (TrialState.QUEUED, TrialState.INTERRUPTED)
 

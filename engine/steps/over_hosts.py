@@ -11,7 +11,7 @@ from engine import clusters
 from engine.steps.context import Context
 from engine.work import run_of_job
 from hosts import bringup
-from hosts.job import sweep_job
+from hosts.job import sweep_jobs
 from hosts.preflight import one_folder, same_folder
 from hosts.site import Site
 from hosts.transport import HostProblem
@@ -47,11 +47,12 @@ def at_each(sites: Sequence[Site], what: Callable[[Site], Any]) -> list[Any]:
 def clear_jobs(context: Context, site: Site) -> None:
     """End and remove what earlier attempts of this run left on a host."""
     jobs = site.home / "jobs"
-    for name in site.transport.run(["ls", "-1", str(jobs)]).stdout.splitlines():
-        if run_of_job(name) == context.folder.id:
-            agent = str(site.code(context.code.name) / "agent.py")
-            sweep_job(site.transport, site.python, agent, str(jobs / name))
-            site.transport.run(["rm", "-rf", str(jobs / name)])
+    names = site.transport.run(["ls", "-1", str(jobs)]).stdout.splitlines()
+    left = [str(jobs / name) for name in names if run_of_job(name) == context.folder.id]
+    if left:
+        agent = str(site.code(context.code.name) / "agent.py")
+        sweep_jobs(site.transport, site.python, agent, left)
+        site.transport.run(["rm", "-rf", *left])
 
 
 def shared_place(cluster: str) -> PurePosixPath | None:
