@@ -253,17 +253,17 @@ def models(name: Annotated[str | None, typer.Argument()] = None, json: Json = Fa
 def register(file: Annotated[Path, typer.Argument(help="The program's YAML file.")]) -> None:
     """Make a program of yours a model; again, after its file has changed."""
     from aiok_tui import program_output
-    from engine import programs
+    from engine.programs import registry
 
-    program_output.print_registered(programs.register(file))
+    program_output.print_registered(registry.register(file))
 
 
 @app.command()
 def unregister(name: Annotated[str, typer.Argument(help="A registered program.")]) -> None:
     """Forget a program; its own files stay."""
-    from engine import programs
+    from engine.programs import registry
 
-    programs.unregister(name)
+    registry.unregister(name)
     print(f"{name} is no model any more; its files stay")
 
 
@@ -276,7 +276,7 @@ def check(
 ) -> None:
     """Run one trial of a program: the exact command, each metric, and why one is missing."""
     from aiok_tui import program_output
-    from engine import program_check
+    from engine.programs import check as program_check
 
     trial = program_check.prepare(program, data, seconds)
     program_output.print_command(trial, json)

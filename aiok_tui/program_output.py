@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from aiok_tui.output import print_json, table, words
-from engine.program_check import CheckOutcome, CheckTrial
-from engine.programs import Known
+from engine.programs.check import CheckOutcome, CheckTrial
+from engine.programs.schema import Known
 from engine.work import clean
 
 

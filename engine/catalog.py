@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from engine import programs
+from engine.programs import registry
+from engine.programs.model import spec_of
 from models import catalog
 from models.api import ModelSpec
 
 
 def names() -> list[str]:
     """The names of all models, the built-in ones first."""
-    return [*catalog.names(), *programs.names()]
+    return [*catalog.names(), *registry.names()]
 
 
 def load(name: str) -> ModelSpec:
@@ -17,11 +18,11 @@ def load(name: str) -> ModelSpec:
     program is damaged."""
     if name in catalog.names():
         return catalog.load(name)
-    if name not in programs.names():
+    if name not in registry.names():
         raise KeyError(name)
-    return programs.spec_of(programs.get(name).program)
+    return spec_of(registry.get(name).program)
 
 
 def is_program(name: str) -> bool:
     """Whether a model is a program of the user's."""
-    return name not in catalog.names() and name in programs.names()
+    return name not in catalog.names() and name in registry.names()

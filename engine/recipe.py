@@ -15,10 +15,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from engine import catalog, programs
+from engine import catalog
 from engine.errors import InputError
 from engine.hpo import experiment
 from engine.hpo.schema import Search
+from engine.programs import registry
+from engine.programs.model import PROFILE, search_part
 from engine.strict_yaml import Name, Part, Source, place_of, plain_copy, read, refuse, sentences
 from hosts.inventory import LOCAL
 from models.settings import nearest, resolve
@@ -288,14 +290,14 @@ def _said_by_program(data: dict[str, Any]) -> dict[str, str]:
     name = _model_name(data)
     if not catalog.is_program(name):
         return {}
-    program = programs.get(name).program
+    program = registry.get(name).program
     search = data.get("search")
     if search is None:
         search = {"trials": 1}
     if not isinstance(search, Mapping):
         return {}
-    said = {"model.profile": programs.PROFILE, "goal.metric": program.asked_for()}
-    said |= {f"search.{key}": value for key, value in programs.search_part(program).items()}
+    said = {"model.profile": PROFILE, "goal.metric": program.asked_for()}
+    said |= {f"search.{key}": value for key, value in search_part(program).items()}
     data["search"] = dict(search)
     added = {key: value for key, value in said.items() if not _holds(data, key)}
     for key, value in added.items():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine import catalog, programs
+from engine import catalog
 from engine.advisor.etl_place import etl_values
 from engine.advisor.job import Job, row_count
 from engine.advisor.layout import MANY_CORES, one_host_ranks
 from engine.plan import PlannedValue
+from engine.programs import registry
 from engine.recipe import Value, flatten
 from models.api import ModelSpec
 from models.settings import resolve
@@ -62,7 +63,7 @@ def _parallel(job: Job) -> Value | None:
     if job.recipe.search is None or job.recipe.search.parallel != "auto":
         return None
     cores, name = job.facts.physical_cores, job.recipe.model.name
-    each = programs.get(name).program.resources.cores if catalog.is_program(name) else 1
+    each = registry.get(name).program.resources.cores if catalog.is_program(name) else 1
     if each > 1:
         reason = f"each trial takes {each} of {cores} cores"
         return Value("search.parallel", max(1, cores // each), "advisor", reason)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from engine import catalog, facts, programs
+from engine import catalog, facts
 from engine.advisor.choices import finish
 from engine.advisor.costs import ENVIRONMENT_MINUTES
 from engine.advisor.estimate import environments_gib, estimate
@@ -15,6 +15,7 @@ from engine.advisor.etl_place import engine_name, place_etl
 from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
 from engine.plan import Estimate, Plan, Step, identify
+from engine.programs import registry
 from hosts.inventory import LOCAL
 from models.api import ModelSpec
 
@@ -177,7 +178,7 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
 
     What it computes depends on files that nobody declared: those beside its own stand for them.
     """
-    known, recipe = programs.get(spec.name), job.recipe
+    known, recipe = registry.get(spec.name), job.recipe
     assert recipe.search is not None  # the program's file says one where the recipe does not
     parallel = int(values["search.parallel"])
     own = {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from engine import events as ev
-from engine import programs
 from engine.errors import InputError, StepFailed
 from engine.hpo import optimizers
 from engine.hpo.experiment import study_of
@@ -22,6 +21,8 @@ from engine.hpo.search import Policy, Search
 from engine.hpo.study import Study
 from engine.hpo.trials import Trial
 from engine.plan import Step
+from engine.programs import registry
+from engine.programs.model import spec_of
 from engine.state import fold
 from engine.steps.context import TRIALS, Context
 from engine.steps.trial_program import TrialProgram
@@ -38,8 +39,8 @@ OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Search from where the run's events stand; the result of the best trial, and which it is."""
     part = SearchPart.model_validate(step.settings["search"])
-    program = programs.planned(step.settings).program if "program" in step.settings else None
-    spec = programs.spec_of(program) if program else catalog.load(context.plan.model)
+    program = registry.planned(step.settings).program if "program" in step.settings else None
+    spec = spec_of(program) if program else catalog.load(context.plan.model)
     study = study_of(
         part, spec, step.settings["settings"],
         step.settings["goal"]["metric"], int(step.settings["seed"]),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine import programs
 from engine.hpo.leases import Lease
 from engine.plan import Step
+from engine.programs import registry
+from engine.programs.model import space_of
+from engine.programs.trial import Places, trial_spec, worker_argv, worker_environment
 from engine.steps.context import Context
 from engine.steps.trial_runner import LeaseFiles
 from engine.work import Launch, write_spec
@@ -20,8 +22,8 @@ class TrialProgram:
     def __init__(self, context: Context, step: Step, slots: int) -> None:
         """`slots`: trials at a time on a host."""
         self._context, self._step, self._slots = context, step, slots
-        self._known = programs.planned(step.settings)
-        self._space = programs.space_of(self._known.program)
+        self._known = registry.planned(step.settings)
+        self._space = space_of(self._known.program)
         self._searched = {part["name"] for part in step.settings["search"]["parameters"]}
 
     def launch(self, lease: Lease, files: LeaseFiles, job: str, site: Site) -> Launch:
@@ -29,18 +31,18 @@ class TrialProgram:
         settings = self._step.settings
         fixed = {k: v for k, v in settings["settings"].items() if k not in self._searched}
         values = self._space.active({**fixed, **lease.assignment})
-        places = programs.Places(
+        places = Places(
             trial=str(files.output),
             checkpoints=str(files.checkpoints) if self._known.program.checkpoints else "",
             data=settings["data"], seed=int(settings["seed"]), cores=lease.slot.cores,
         )  # fmt: skip
-        spec = programs.trial_spec(self._known, values, places)
+        spec = trial_spec(self._known, values, places)
         spec_file = write_spec(files.spec, {**spec, "outcome": str(files.outcome)})
         return Launch(
             job=job,
             code=self._context.code.name,
-            argv=programs.worker_argv(site.python, spec_file),
-            env=programs.worker_environment(str(site.code(self._context.code.name))),
+            argv=worker_argv(site.python, spec_file),
+            env=worker_environment(str(site.code(self._context.code.name))),
             grace_s=float(self._context.value("faults.grace_s")),
             cores=lease.slot.cores,
             sample_s=float(self._slots),  # all trials together once a second

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from engine import catalog, programs, recipe
+from engine import catalog, recipe
 from engine.errors import InputError
 from engine.hpo import experiment
-from engine.programs import Places, arguments, read_file, register, trial_spec
+from engine.programs import registry
+from engine.programs.file import read_file
+from engine.programs.registry import register
+from engine.programs.trial import Places, arguments, trial_spec
 from models.settings import resolve
 
 pytestmark = pytest.mark.usefixtures("aiok_home")
@@ -146,7 +149,7 @@ def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], what: str) -> 
 
 
 def test_a_registered_program_is_a_model(tmp_path: Path) -> None:
-    assert programs.names() == []
+    assert registry.names() == []
     register(write(tmp_path))
     assert catalog.names()[-1] == "churn-gbt"
     spec = catalog.load("churn-gbt")
@@ -156,13 +159,13 @@ def test_a_registered_program_is_a_model(tmp_path: Path) -> None:
     }  # fmt: skip
     assert [metric.name for metric in spec.metrics] == ["auc", "seconds"]
     register(write(tmp_path, budget=3))  # its file has changed
-    assert programs.get("churn-gbt").program.budget == 3
+    assert registry.get("churn-gbt").program.budget == 3
     (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match="already a program named churn-gbt"):
         register(write(tmp_path / "other"))
-    programs.unregister("churn-gbt")
+    registry.unregister("churn-gbt")
     with pytest.raises(InputError, match="no program named churn-gbt"):
-        programs.unregister("churn-gbt")
+        registry.unregister("churn-gbt")
     assert (tmp_path / "program.yaml").exists()
 
 

@@ -10,10 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine import programs
 from engine.clusters import local_site
 from engine.code import deploy
 from engine.errors import AiokError
+from engine.programs import registry
+from engine.programs.file import read_file
+from engine.programs.model import active_defaults
+from engine.programs.schema import Known
+from engine.programs.trial import Places, trial_spec, worker_argv, worker_environment
 from engine.store import home, make_folder, remove_tree
 from engine.work import Launch, Listener, clean, run_worker, write_spec
 from models.messages import Failure, Message, Note, Problem, Scalar
@@ -25,7 +29,7 @@ MOST_OUTPUT = 1 << 20
 class CheckTrial:
     """The trial to run: the spec of its worker, and the values of the parameters."""
 
-    known: programs.Known
+    known: Known
     values: Mapping[str, Any]
     spec: Mapping[str, Any]
     job: str
@@ -73,16 +77,16 @@ def prepare(program: str, data: Path | None, seconds: float) -> CheckTrial:
     """The trial of a registered program, or of a file (with a `/` or ending in .yaml); its
     parameters have their defaults."""
     is_file = "/" in program or program.endswith((".yaml", ".yml"))
-    known = programs.read_file(Path(program)) if is_file else programs.get(program)
+    known = read_file(Path(program)) if is_file else registry.get(program)
     job = f"check-{os.getpid()}-{time.time_ns()}"
     folder = home() / "work" / job
-    values = programs.active_defaults(known.program)
-    places = programs.Places(
+    values = active_defaults(known.program)
+    places = Places(
         trial=str(folder / "trial"),
         checkpoints=str(folder / "checkpoints") if known.program.checkpoints else "",
         data=str(data.expanduser().absolute()) if data else "",
     )
-    spec = programs.trial_spec(known, values, places)
+    spec = trial_spec(known, values, places)
     limit = min(seconds, spec["timeout_s"] or seconds)
     return CheckTrial(known, values, {**spec, "timeout_s": limit}, job, folder)
 
@@ -96,8 +100,8 @@ def run(trial: CheckTrial) -> CheckOutcome:
     try:
         spec_file = write_spec(make_folder(trial.folder) / "spec.json", trial.spec)
         launch = Launch(
-            job=trial.job, code=code.name, argv=programs.worker_argv(sys.executable, spec_file),
-            env=programs.worker_environment(str(code)),
+            job=trial.job, code=code.name, argv=worker_argv(sys.executable, spec_file),
+            env=worker_environment(str(code)),
         )  # fmt: skip
         metrics = run_worker([local_site()], launch, heard)["metrics"]
     except AiokError as error:

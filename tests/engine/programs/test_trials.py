@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from engine import program_check, programs
 from engine.clusters import local_site
 from engine.code import deploy
 from engine.errors import RunStopped
-from engine.program_check import CheckOutcome
+from engine.programs import check
+from engine.programs.check import CheckOutcome, CheckTrial
+from engine.programs.trial import worker_argv, worker_environment
 from engine.work import Launch, Listener, run_worker, write_spec
 from hosts import agent
 from models.messages import Message, Scalar
@@ -43,9 +44,7 @@ def stream(step, **metrics):
 """
 
 
-def prepare(
-    folder: Path, script: str, seconds: float = 30.0, **fields: Any
-) -> program_check.CheckTrial:
+def prepare(folder: Path, script: str, seconds: float = 30.0, **fields: Any) -> CheckTrial:
     """A program of one parameter x and one metric auc."""
     data = {
         "name": "tried", "command": ["python3", "main.py", folder.name], "grace_s": 0.5,
@@ -55,7 +54,7 @@ def prepare(
     }  # fmt: skip
     (folder / "main.py").write_text(START + textwrap.dedent(script), encoding="utf-8")
     (folder / "program.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
-    return program_check.prepare(str(folder / "program.yaml"), None, seconds)
+    return check.prepare(str(folder / "program.yaml"), None, seconds)
 
 
 def processes_with(word: str) -> list[str]:
@@ -75,7 +74,7 @@ def processes_with(word: str) -> list[str]:
 def tried(folder: Path, script: str, seconds: float = 30.0, **fields: Any) -> CheckOutcome:
     """What became of it; whatever that is, no process and no file of the trial is left."""
     trial = prepare(folder, script, seconds, **fields)
-    outcome = program_check.run(trial)
+    outcome = check.run(trial)
     assert agent.tagged(trial.job) == []
     assert processes_with(folder.name) == []
     assert not trial.folder.exists()
@@ -288,8 +287,8 @@ def test_a_trial_that_is_stopped_keeps_its_checkpoints(tmp_path: Path) -> None:
 
     def run(job: str) -> Any:
         launch = Launch(
-            job=job, code=deploy().name, argv=programs.worker_argv(sys.executable, spec_file),
-            env=programs.worker_environment(str(deploy())),
+            job=job, code=deploy().name, argv=worker_argv(sys.executable, spec_file),
+            env=worker_environment(str(deploy())),
         )  # fmt: skip
         said = [Scalar(name="auc", value=0.5, split="valid", step=1, rows=0)]
         return run_worker([local_site()], launch, Heard(), lambda: int(heard == said))
