@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.plan import Plan
 from engine.programs import registry
 from engine.programs.model import spec_of
 from models import catalog
@@ -21,6 +22,14 @@ def load(name: str) -> ModelSpec:
     if name not in registry.names():
         raise KeyError(name)
     return spec_of(registry.get(name).program)
+
+
+def of_plan(plan: Plan) -> ModelSpec:
+    """The model of a plan; a program is what it was when the run was planned."""
+    training = plan.training
+    if "program" in training.settings:
+        return spec_of(registry.planned(training.settings).program)
+    return catalog.load(plan.model)
 
 
 def is_program(name: str) -> bool:

@@ -14,6 +14,7 @@ from engine.advisor.estimate import environments_gib, estimate
 from engine.advisor.etl_place import engine_name, place_etl
 from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
+from engine.hpo.schema import Search
 from engine.plan import Estimate, Plan, Step, identify
 from engine.programs import registry
 from hosts.inventory import LOCAL
@@ -163,14 +164,17 @@ def _training(
     if recipe.search is not None:
         parallel = values["search.parallel"]
         own["search"] = {**recipe.search.model_dump(mode="json"), "parallel": parallel}
-        trials = f"{recipe.search.trials} trials" if recipe.search.trials else "trials"
-        title = f"search {title}: {trials} by {recipe.search.optimizer}, {parallel} at a time"
+        title = f"search {title}: {_trials(recipe.search)} by {recipe.search.optimizer}, {parallel} at a time"
         return "search", title, LOCAL
     ranks = own["ranks"] = values["train.ranks"]
     title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}"
     if job.cluster:
         title += f" on {', '.join(host.name for host in job.cluster)}"
     return "train", title, recipe.cluster
+
+
+def _trials(search: Search) -> str:
+    return f"{search.trials} trials" if search.trials else "trials"
 
 
 def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
@@ -200,7 +204,7 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
     memory = known.program.resources.memory_gb or PROGRAM_GIB
     return Step(
         id="search", kind="search", worker="train", settings=own,
-        title=f"search {spec.title}: {trials} trials by {recipe.search.optimizer}, "
+        title=f"search {spec.title}: {_trials(recipe.search)} by {recipe.search.optimizer}, "
         f"{parallel} at a time",
         identity=identify("search", spec.workers["train"], "", spec, own,
                           [f"{f.path}:{f.size}:{f.mtime_ns}" for f in (*beside, *job.files)]),

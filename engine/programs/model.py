@@ -76,11 +76,13 @@ def setting_of(part: ParameterPart) -> Setting:
 
 def search_of(program: Program) -> Search:
     """The search that the file alone describes."""
-    return Search.model_validate(search_part(program))
+    parameters = [part.model_dump(exclude_unset=True) for part in program.parameters]
+    return Search.model_validate({**search_part(program), "parameters": parameters})
 
 
 def search_part(program: Program) -> dict[str, Any]:
-    """What the program's file says for the part `search` of a recipe."""
+    """What the program's file says for the part `search` of a recipe; defaults are in the settings
+    of the model, which the recipe may overrule."""
     own = set(ProgramMetric.model_fields) - set(MetricPart.model_fields)
     spec = spec_of(program)
     metrics = [
@@ -89,7 +91,9 @@ def search_part(program: Program) -> dict[str, Any]:
         for metric in program.metrics
     ]  # fmt: skip
     found: dict[str, Any] = {
-        "parameters": [part.model_dump(exclude_unset=True) for part in program.parameters],
+        "parameters": [
+            part.model_dump(exclude_unset=True, exclude={"default"}) for part in program.parameters
+        ],
         "metrics": metrics,
     }
     if program.linear_constraints:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import catalog
 from engine import events as ev
 from engine.errors import InputError, StepFailed
 from engine.hpo import optimizers
@@ -21,8 +22,6 @@ from engine.hpo.search import Policy, Search
 from engine.hpo.study import Study
 from engine.hpo.trials import Trial
 from engine.plan import Step
-from engine.programs import registry
-from engine.programs.model import spec_of
 from engine.state import fold
 from engine.steps.context import TRIALS, Context
 from engine.steps.trial_program import TrialProgram
@@ -31,7 +30,6 @@ from engine.steps.trial_training import TrialTraining
 from engine.store import empty_folder, open_run_folder, read_events
 from hosts import mpi
 from hosts.inventory import LOCAL
-from models import catalog
 
 OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
 
@@ -39,15 +37,13 @@ OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Search from where the run's events stand; the result of the best trial, and which it is."""
     part = SearchPart.model_validate(step.settings["search"])
-    program = registry.planned(step.settings).program if "program" in step.settings else None
-    spec = spec_of(program) if program else catalog.load(context.plan.model)
     study = study_of(
-        part, spec, step.settings["settings"],
+        part, catalog.of_plan(context.plan), step.settings["settings"],
         step.settings["goal"]["metric"], int(step.settings["seed"]),
     )  # fmt: skip
     events = read_events(context.folder.events, 0)[0]
     slots = _slots(context, int(part.parallel))
-    kind = TrialProgram if program else TrialTraining
+    kind = TrialProgram if "program" in step.settings else TrialTraining
     work: TrialWork = kind(context, step, len(slots))
     names = [objective.name for objective in study.objectives]
     runner = TrialRunner(context, step, work, {LOCAL: context.site}, names)

@@ -81,6 +81,12 @@ def test_a_search_goes_on_whatever_a_program_does(bare_home: Home) -> None:
     assert not (bare_home.path / "runs" / "mine-1" / "work").exists() or not list(
         (bare_home.path / "runs" / "mine-1" / "work").iterdir()
     )
+    again = bare_home.aiok("trials", "mine-1", "--best", "best.yaml")
+    assert again.returncode == 0, again.stderr
+    planned = bare_home.aiok("plan", "best.yaml")
+    assert planned.returncode == 0, planned.stderr
+    assert "search ways: 1 trials by optuna" in planned.stdout
+    assert "model.settings.way         best" in planned.stdout
     predicted = bare_home.aiok("predict", "mine-1", "-i", "main.py", "-o", "x.csv")
     assert predicted.returncode == 2
     assert "its model is a program of yours" in predicted.stderr

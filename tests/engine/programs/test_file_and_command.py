@@ -200,6 +200,9 @@ def test_a_recipe_takes_from_the_program_what_it_does_not_say(tmp_path: Path) ->
     )
     assert wanted.search is not None
     assert wanted.search.trials == 2
+    defaults, _ = resolve(spec.settings, wanted.model.settings)
+    study = experiment.study_of(wanted.search, spec, defaults, wanted.goal.metric)
+    assert (study.space.default() or {})["depth"] == 3  # the recipe overrules the file's default
 
 
 def test_only_a_program_may_go_without_data(tmp_path: Path) -> None:
