@@ -164,7 +164,8 @@ def _training(
     if recipe.search is not None:
         parallel = values["search.parallel"]
         own["search"] = {**recipe.search.model_dump(mode="json"), "parallel": parallel}
-        title = f"search {title}: {_trials(recipe.search)} by {recipe.search.optimizer}, {parallel} at a time"
+        trials = f"{_trials(recipe.search)} by {recipe.search.optimizer}"
+        title = f"search {title}: {trials}, {parallel} at a time"
         return "search", title, LOCAL
     ranks = own["ranks"] = values["train.ranks"]
     title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}"

@@ -53,7 +53,8 @@ def write_program(folder: Path) -> None:
     }  # fmt: skip
     (folder / "ways.yaml").write_text(yaml.safe_dump(program), encoding="utf-8")
     search = {"optimizer": "grid", "retries": 0, "pruner": "none"}
-    recipe = {"model": {"name": "ways"}, "search": search}
+    # on a busy machine a host that is silent for a while is not lost
+    recipe = {"model": {"name": "ways"}, "search": search, "faults": {"grace_s": 60}}
     (folder / "mine.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
 
