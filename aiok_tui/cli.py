@@ -250,6 +250,40 @@ def models(name: Annotated[str | None, typer.Argument()] = None, json: Json = Fa
 
 
 @app.command()
+def register(file: Annotated[Path, typer.Argument(help="The program's YAML file.")]) -> None:
+    """Make a program of yours a model; again, after its file has changed."""
+    from aiok_tui import program_output
+    from engine.programs import registry
+
+    program_output.print_registered(registry.register(file))
+
+
+@app.command()
+def unregister(name: Annotated[str, typer.Argument(help="A registered program.")]) -> None:
+    """Forget a program; its own files stay."""
+    from engine.programs import registry
+
+    registry.unregister(name)
+    print(f"{name} is no model any more; its files stay")
+
+
+@app.command()
+def check(
+    program: Annotated[str, typer.Argument(help="A registered program, or its YAML file.")],
+    data: Annotated[Path | None, typer.Option(help="What {data_path} stands for.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long the trial may take.")] = 60.0,
+    json: Json = False,
+) -> None:
+    """Run one trial of a program: the exact command, each metric, and why one is missing."""
+    from aiok_tui import program_output
+    from engine.programs import check as program_check
+
+    trial = program_check.prepare(program, data, seconds)
+    program_output.print_command(trial, json)
+    raise typer.Exit(program_output.print_outcome(program_check.run(trial), json))
+
+
+@app.command()
 def predict(
     run: Run,
     input: Annotated[Path, typer.Option("--input", "-i", help="A file or a folder of new rows.")],

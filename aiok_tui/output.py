@@ -368,8 +368,9 @@ def print_headline(state: RunState) -> None:
         if inference.get("rows_per_second"):
             line += f"   inference {inference['rows_per_second']:,.0f} rows/s"
         print(line)
+    predict = f"   aiok predict {state.id} -i NEW -o scores.csv" if inference else ""
     where = {
-        RunStatus.DONE: f"aiok report {state.id}   aiok predict {state.id} -i NEW -o scores.csv",
+        RunStatus.DONE: f"aiok report {state.id}{predict}",
         RunStatus.STOPPED: f"stopped, resumable: aiok resume {state.id}",
         RunStatus.FAILED: f"failed: aiok show {state.id}; then: aiok resume {state.id}",
         RunStatus.LOST: f"its process is gone: aiok resume {state.id}",

@@ -16,7 +16,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import clusters, datasets, environments, facts, host_jobs, preflight, recipe
+from engine import (
+    catalog,
+    clusters,
+    datasets,
+    environments,
+    facts,
+    host_jobs,
+    preflight,
+    recipe,
+)
 from engine import events as ev
 from engine.advisor.job import Job
 from engine.advisor.layout import ClusterHost, lay_out
@@ -63,7 +72,6 @@ from hosts.local import LocalTransport
 from hosts.probe import HostFacts
 from hosts.probe import probe as probe_host
 from hosts.transport import HostProblem
-from models import catalog
 from models.api import ModelSpec
 from models.settings import nearest
 
@@ -160,12 +168,16 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
     wanted, origins = recipe.load(source, overrides)
     wanted, origins = _named_dataset(wanted, origins)
     files: list[facts.FileFacts] = []
+    path: Path | None = None
     if wanted.dataset.path:
         path = Path(wanted.dataset.path)
         if origins.get("dataset.path") == "recipe" and not path.is_absolute():
             beside = Path(source.file).parent / path
             path = path if path.exists() and not beside.exists() else beside
-        files = facts.data_facts(facts.data_files(path), verify)
+        if catalog.is_program(wanted.model.name):
+            files = facts.any_files(path)
+        else:
+            files = facts.data_facts(facts.data_files(path), verify)
         if wanted.dataset.columns is not None:
             facts.check_header([f.path for f in files], wanted.dataset.columns.names())
     job = Job(
@@ -175,6 +187,7 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
         facts=host_facts(),
         files=files,
         missing_gib=environments.missing(LocalTransport()),
+        data_path=path.expanduser().absolute() if path else None,
         cluster=cluster_hosts(wanted.cluster),
         shared=clusters.shared_folder(wanted.cluster),
         has_jdk=wanted.cluster != LOCAL and java.find_jdk() is not None,

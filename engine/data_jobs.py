@@ -177,12 +177,17 @@ def predict(
 ) -> dict[str, Any]:
     """Score raw rows with the bundle of a run; the CSV appears whole or not at all."""
     folder = open_run_folder(run)
+    plan = read_plan(folder.plan)
+    if plan.of_kind("optimize") is None:
+        raise InputError(
+            f"{run} has no exported model: its model is a program of yours",
+            todo=f"what its best trial made lies in {folder.artifacts(plan.training.id)}",
+        )
     bundle = folder.artifacts("optimize")
     if not bundle.is_dir() and not bundle.is_symlink():
         raise InputError(
             f"{run} has no exported model", todo=f"its step optimize must be done: aiok show {run}"
         )
-    plan = read_plan(folder.plan)
     if not plan.step("optimize").reuse:
         raise InputError(
             f"the exported model of {run} is damaged", todo=f"aiok resume {run} makes it again"

@@ -16,6 +16,7 @@ from models.settings import nearest
 
 DATA_SUFFIXES = (".tsv", ".txt", ".csv", ".parquet", ".tsv.gz", ".txt.gz", ".csv.gz")
 SAMPLE = 1 << 20
+MOST_FILES = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,23 @@ def data_files(path: Path) -> list[Path]:
             todo=f"expected files ending in {' '.join(DATA_SUFFIXES)}",
         )
     return files
+
+
+def any_files(path: Path) -> list[FileFacts]:
+    """Size and time of all that a path means to a program of the user's, which reads it itself: a
+    file, or all files below a folder (the first MOST_FILES in the order of their names)."""
+    path = path.expanduser().absolute()
+    if not path.exists():
+        raise InputError(
+            f"there is no file or folder {path}",
+            todo=_nearest_neighbour(path) or "check dataset.path in the recipe",
+        )
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [
+        FileFacts(one, status.st_size, status.st_mtime_ns, "", False)
+        for one in found[:MOST_FILES]
+        for status in (one.stat(),)
+    ]
 
 
 def check_header(paths: Sequence[Path], columns: Sequence[str]) -> None:

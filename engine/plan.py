@@ -182,7 +182,7 @@ def identify(
                 "settings": settings,
                 "inputs": list(inputs),
                 "code": digest_of(files_of(worker.module, extra)),
-                "lock": lock_digest(environment),
+                "lock": lock_digest(environment) if environment else "",
             },
             sort_keys=True,
         ).encode()

@@ -15,12 +15,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from engine import catalog
 from engine.errors import InputError
 from engine.hpo import experiment
 from engine.hpo.schema import Search
+from engine.programs import registry
+from engine.programs.model import PROFILE, search_part
 from engine.strict_yaml import Name, Part, Source, place_of, plain_copy, read, refuse, sentences
 from hosts.inventory import LOCAL
-from models import catalog
 from models.settings import nearest, resolve
 
 SHIPPED = Path(__file__).with_name("recipes")
@@ -155,7 +157,7 @@ class Faults(Part):
 class Recipe(Part):
     """One job, from data to report."""
 
-    dataset: Dataset
+    dataset: Dataset = Field(default_factory=Dataset.model_construct)  # a program may need none
     model: Model = Model()
     cluster: str = LOCAL
     split: Split = Split()
@@ -266,19 +268,61 @@ def load(
         data["search"], places = experiment.inline(data["search"], folder)
         origins.pop("search.file", None)
         origins |= places
+    origins |= _said_by_program(data)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         problems = sentences(Recipe, source, origins, error)
-        problems += _model_problems(source, origins, data.get("model"))
+        problems += _data_problems(data) + _model_problems(source, origins, data.get("model"))
         raise refuse(source, problems) from None
-    problems = _model_problems(source, origins, data.get("model"))
+    problems = _data_problems(data) + _model_problems(source, origins, data.get("model"))
     if recipe.model.name in catalog.names():
         problems += _goal_problems(recipe)
         problems += [] if problems else _search_problems(recipe, source, origins)
     if problems:
         raise refuse(source, problems)
     return recipe, origins
+
+
+def _said_by_program(data: dict[str, Any]) -> dict[str, str]:
+    """What the file of a user's program says where the recipe says nothing: its one profile, its
+    metric, its search; without a search one trial with the defaults. Origins of what was added."""
+    name = _model_name(data)
+    if not catalog.is_program(name):
+        return {}
+    program = registry.get(name).program
+    search = data.get("search")
+    if search is None:
+        search = {"trials": 1}
+    if not isinstance(search, Mapping):
+        return {}
+    said = {"model.profile": PROFILE, "goal.metric": program.asked_for()}
+    said |= {f"search.{key}": value for key, value in search_part(program).items()}
+    data["search"] = dict(search)
+    added = {key: value for key, value in said.items() if not _holds(data, key)}
+    for key, value in added.items():
+        put(data, key, value)
+    return dict.fromkeys(added, f"program {name}")
+
+
+def _model_name(data: Mapping[str, Any]) -> str:
+    model = data.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else None
+    return name if isinstance(name, str) else str(Model.model_fields["name"].default)
+
+
+def _holds(data: Mapping[str, Any], dotted: str) -> bool:
+    """Whether a key has a value, or stands where none can be put."""
+    part, _, key = dotted.partition(".")
+    inner = data.get(part, {})
+    return not isinstance(inner, Mapping) or inner.get(key) is not None
+
+
+def _data_problems(data: Mapping[str, Any]) -> list[str]:
+    """Only a program of the user's may go without data: it reads its own."""
+    if "dataset" in data or catalog.is_program(_model_name(data)):
+        return []
+    return ["dataset: this key is needed"]
 
 
 def _model_problems(source: Source, origins: Mapping[str, str], model: Any) -> list[str]:

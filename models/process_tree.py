@@ -52,16 +52,21 @@ def end_all(root: int, grace_s: float, meanwhile: Callable[[], None]) -> int:
     first = descendants(root)
     _signal(first, signal.SIGTERM)
     _signal(first, signal.SIGCONT)  # a stopped process does not see TERM
-    end = time.monotonic() + grace_s
-    while time.monotonic() < end and descendants(root):
-        meanwhile()
-        time.sleep(0.05)
+    wait_for_all(root, grace_s, meanwhile)
     end = time.monotonic() + KILLED_WITHIN_S
     while time.monotonic() < end and (left := descendants(root)):
         _signal(left, signal.SIGKILL)
         meanwhile()
         time.sleep(0.02)
     return len(first)
+
+
+def wait_for_all(root: int, seconds: float, meanwhile: Callable[[], None]) -> None:
+    """Until no descendant is left, or so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and descendants(root):
+        meanwhile()
+        time.sleep(0.05)
 
 
 def reap(but: int) -> None:

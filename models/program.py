@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -25,12 +27,15 @@ from typing import Any
 from models import process_tree
 from models.messages import FOLDER_VARIABLE, Failure, Messenger, Note, Scalar
 from models.program_result import MOST_BYTES, Stream, no_metric, read_metrics
-from models.worker import InputProblem, Stopped, StopFlag, WorkFailed, run
+from models.worker import InputProblem, StopFlag, Stopped, WorkFailed, run
 
 TICK_S, WATCH_S = 0.1, 0.5
+OUTLIVES_S = 1.0  # that a child may end after the program
 MOST_POINTS = 10_000  # of the streamed metrics, together
 OURS = (FOLDER_VARIABLE, "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # not for the program to see
 REFUSES = 2  # the exit code of a program that does not like its arguments, as argparse has it
+MORE_DISK = "free disk space, or raise resources.disk_gb of the program's file"
+NO_ROOM = re.compile(r"File too large|No space left on device|File size limit exceeded")
 NO_MEMORY = re.compile(r"MemoryError|bad_alloc|OutOfMemoryError|[Cc]annot allocate memory")
 
 
@@ -40,7 +45,15 @@ class Output:
     def __init__(self, source: int, most: int) -> None:
         self._source, self._room, self._left_out = source, most, 0
         self._tail = bytearray()
+        self._ended = False  # nobody holds its other end any more
         os.set_blocking(source, False)
+
+    def wait(self, seconds: float) -> None:
+        """Until there is something to take, at most so long."""
+        if self._ended:
+            time.sleep(seconds)
+        else:
+            select.select([self._source], [], [], seconds)
 
     def pump(self) -> None:
         """Take what is there."""
@@ -50,6 +63,7 @@ class Output:
             except BlockingIOError:
                 return
             if not data:
+                self._ended = True
                 return
             self._tail += data
             if len(self._tail) > 2 * MOST_BYTES:
@@ -108,18 +122,16 @@ class Trial:
         """The command; InputProblem when there is no such program or folder."""
         env = {key: value for key, value in os.environ.items() if key not in OURS}
         env.update(self.spec["env"])
-        cores, largest = self.spec["cores"], int(self.spec["disk_mib"]) << 20
+        largest = int(self.spec["disk_mib"]) << 20
 
-        def bind() -> None:
-            if cores:
-                os.sched_setaffinity(0, cores)
+        def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
         argv, cwd = self.spec["argv"], self.spec["cwd"]
         try:
             return subprocess.Popen(
                 argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-                start_new_session=True, preexec_fn=bind,  # safe: this process has one thread
+                start_new_session=True, preexec_fn=limit,  # safe: this process has one thread
             )  # fmt: skip
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             gone = not Path(cwd).is_dir()
@@ -129,17 +141,22 @@ class Trial:
                 todo="mend `cwd` of the program's file" if gone else "mend its `command`",
             ) from None
 
-    def relay(self) -> None:
-        """Pass on what was streamed since the last time."""
+    def relay(self) -> WorkFailed | None:
+        """Pass on what was streamed since the last time; the failure when a metric is no number."""
         for step, metrics in self.stream.new():
             for name, value in metrics.items():
-                self.points += 1
-                if self.points <= MOST_POINTS:
-                    self.messenger.send(
-                        Scalar(name=name, value=value, split="valid", step=step, rows=0)
-                    )
-                elif self.points == MOST_POINTS + 1:
-                    self.note(f"more than {MOST_POINTS:,} streamed values: no more are shown")
+                if math.isfinite(value):
+                    self._pass_on(name, value, step)
+                elif name in self.spec["metrics"]:
+                    return WorkFailed(f"{name} is {value} at step {step}", failure=Failure.NAN)
+        return None
+
+    def _pass_on(self, name: str, value: float, step: int) -> None:
+        self.points += 1
+        if self.points <= MOST_POINTS:
+            self.messenger.send(Scalar(name=name, value=value, split="valid", step=step, rows=0))
+        elif self.points == MOST_POINTS + 1:
+            self.note(f"more than {MOST_POINTS:,} streamed values: no more are shown")
 
     def note(self, text: str) -> None:
         """Something a person should read."""
@@ -166,10 +183,8 @@ class Trial:
         limit = int(self.spec["disk_mib"])
         if used <= limit << 20:
             return None
-        shown = f"it filled its folder with {used / 2**20:,.0f} MiB, {limit:,} are allowed"
-        return WorkFailed(
-            shown, todo="raise resources.disk_gb of the program's file", failure=Failure.CRASH
-        )
+        what = f"it filled its folder: {limit:,} MiB are allowed"
+        return WorkFailed(what, todo=MORE_DISK, failure=Failure.CRASH)
 
     def judge(self, code: int, text: str, began_ns: int, kernel_kills: int) -> dict[str, float]:
         """The metrics of a program that ended by itself and whose output ended with `text`;
@@ -197,10 +212,8 @@ def _crash(code: int, text: str, kernel_kills: int) -> WorkFailed:
     if code == -signal.SIGKILL and kernel_kills:
         return WorkFailed(f"{how}: the machine had no memory left", why,
                           failure=Failure.OUT_OF_MEMORY)  # fmt: skip
-    if code == -signal.SIGXFSZ:
-        return WorkFailed(f"{how}: a file was larger than it may be", why,
-                          "raise resources.disk_gb of the program's file",
-                          Failure.CRASH)  # fmt: skip
+    if code == -signal.SIGXFSZ or NO_ROOM.search("\n".join(lines)):
+        return WorkFailed(f"{how}: no room for its files", why, MORE_DISK, Failure.CRASH)
     if NO_MEMORY.search("\n".join(lines)):
         return WorkFailed(f"{how} for want of memory", why, failure=Failure.OUT_OF_MEMORY)
     if code == REFUSES:
@@ -243,14 +256,19 @@ def _run(trial: Trial, stop: StopFlag) -> dict[str, Any]:
     try:
         broken = _follow(trial, child, output, stop, started)
     finally:
-        seconds = time.monotonic() - started
+        seconds, stopped = time.monotonic() - started, child.poll() is None
         left = _end(trial, child, output)
-    if stop.requested:
+    if stopped and stop.requested:
         raise Stopped
-    if broken := broken or trial.over_disk():
+    broken = broken or trial.relay() or trial.over_disk()
+    if broken:
         raise broken
-    if left:
-        trial.note(f"{left} processes outlived the program and were ended")
+    if left and not child.returncode:
+        raise WorkFailed(
+            f"{left} of its processes outlived it", failure=Failure.CRASH,
+            why="they might still write, into another trial too; they were ended",
+            todo="let the program wait for what it starts",
+        )  # fmt: skip
     kills = process_tree.oom_kills() - kills
     metrics = trial.judge(child.returncode, output.text(), began_ns, kills)
     metrics.update(dict.fromkeys(spec["clocked"], seconds))
@@ -279,10 +297,10 @@ def _follow(
             took = time.monotonic() - began  # long for a folder of very many files
             due = began + max(WATCH_S, 20 * took)
         output.pump()
-        trial.relay()
+        if broken := trial.relay():
+            return broken
         process_tree.reap(child.pid)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(TICK_S)
+        output.wait(TICK_S)
     return None
 
 
@@ -291,11 +309,13 @@ def _end(trial: Trial, child: subprocess.Popen[bytes], output: Output) -> int:
     done = child.poll() is not None
     grace_s = float(trial.spec["grace_s"])
     # a full pipe would keep it from ending: its output is taken meanwhile
-    left = process_tree.end_all(os.getpid(), min(grace_s, 2.0) if done else grace_s, output.pump)
+    if done:  # what is about to end by itself, such as a tracker of resources, may
+        process_tree.wait_for_all(os.getpid(), OUTLIVES_S, output.pump)
+        grace_s = min(grace_s, OUTLIVES_S)
+    left = process_tree.end_all(os.getpid(), grace_s, output.pump)
     child.wait()
     process_tree.reap(-1)
     output.close()
-    trial.relay()
     return left if done else 0
 
 

@@ -54,7 +54,7 @@ def read_metrics(
             )
         elif isinstance(said[name], bool) or not isinstance(said[name], int | float):
             missing.append(f"{name} in {place} is {shown(said[name])}, no number")
-        elif not _is_finite(said[name]):
+        elif not is_finite(said[name]):
             bad.append(f"{name} is {shown(said[name])}")
         else:
             values[name] = float(said[name])
@@ -73,7 +73,8 @@ def no_metric(what: str) -> WorkFailed:
     )  # fmt: skip
 
 
-def _is_finite(number: float) -> bool:
+def is_finite(number: float) -> bool:
+    """Whether a number of any size is one that can be compared."""
     try:
         return math.isfinite(number)
     except OverflowError:  # a whole number of more than 308 digits
@@ -121,7 +122,9 @@ def _parse(
     if number is None or (kind == "float" and len(lines) > 1):
         which = "the last line of " if kind == "last_line" else ""
         raise no_metric(f"{which}{place} is no number: {shown(last)}")
-    return dict.fromkeys(names, number)  # the schema lets one metric come this way
+    if len(names) > 1:
+        raise no_metric(f"{place} has one number for {', '.join(names)}")
+    return {names[0]: number}
 
 
 def _json_object(text: str, place: str) -> dict[str, Any]:
@@ -178,7 +181,7 @@ class Stream:
         self.spoiled = 0
 
     def new(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """(step, finite metrics) of each whole line that has come since the last call."""
+        """(step, metrics) of each whole line that has come since the last call, NaN too."""
         while chunk := self._chunk():
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             for line in lines:
@@ -216,5 +219,6 @@ class Stream:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self.spoiled += 1
             return
-        self.last.update(metrics)
-        yield step, {name: float(v) for name, v in metrics.items() if _is_finite(v)}
+        values = {name: float(v) if is_finite(v) else math.nan for name, v in metrics.items()}
+        self.last.update(values)
+        yield step, values

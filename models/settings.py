@@ -12,7 +12,8 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
-Value = bool | int | float | str | tuple[int, ...]
+Scalar = bool | int | float | str
+Value = Scalar | tuple[int, ...]
 
 
 class Kind(StrEnum):
@@ -40,7 +41,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     log: bool = False
-    choices: tuple[str, ...] = ()
+    choices: tuple[Scalar, ...] = ()
     tunable: bool = False
     unit: str = ""
     search: tuple[float, float] | None = None
@@ -74,7 +75,7 @@ class Setting:
     def bounds(self) -> str:
         """The allowed range in words, for help texts."""
         if self.kind is Kind.CHOICE:
-            return " | ".join(self.choices)
+            return " | ".join(map(str, self.choices))
         if self.kind is Kind.BOOL:
             return "true | false"
         low, high = _number(self.low), _number(self.high)
@@ -121,10 +122,12 @@ def _parse_bool(setting: Setting, raw: Any) -> bool:
     raise ValueError(f"{setting.name} must be true or false, not {shown(raw)}")
 
 
-def _parse_choice(setting: Setting, raw: Any) -> str:
-    if isinstance(raw, str) and raw in setting.choices:
-        return raw
-    choices = ", ".join(setting.choices)
+def _parse_choice(setting: Setting, raw: Any) -> Scalar:
+    for choice in setting.choices:  # 1 is not True, and the text 1 is not the number
+        numbers = {type(choice), type(raw)} <= {int, float}
+        if choice == raw and (type(choice) is type(raw) or numbers):
+            return choice
+    choices = ", ".join(map(str, setting.choices))
     raise ValueError(f"{setting.name} must be one of {choices}, not {shown(raw)}")
 
 

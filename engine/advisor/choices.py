@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine import catalog
 from engine.advisor.etl_place import etl_values
 from engine.advisor.job import Job, row_count
 from engine.advisor.layout import MANY_CORES, one_host_ranks
 from engine.plan import PlannedValue
+from engine.programs import registry
 from engine.recipe import Value, flatten
 from models.api import ModelSpec
 from models.settings import resolve
@@ -60,11 +62,15 @@ def _parallel(job: Job) -> Value | None:
     """Trials at a time: each on a core of its own, they compute more than one on all cores."""
     if job.recipe.search is None or job.recipe.search.parallel != "auto":
         return None
+    cores, name = job.facts.physical_cores, job.recipe.model.name
+    each = registry.get(name).program.resources.cores if catalog.is_program(name) else 1
     if job.cluster:
         shares = ", ".join(f"{host.capacity} on {host.name}" for host in job.cluster)
-        trials = sum(host.capacity for host in job.cluster)
+        trials = max(1, sum(host.capacity for host in job.cluster) // each)
         return Value("search.parallel", trials, "advisor", f"what the hosts take: {shares}")
-    cores = job.facts.physical_cores
+    if each > 1:
+        reason = f"each trial takes {each} of {cores} cores"
+        return Value("search.parallel", max(1, cores // each), "advisor", reason)
     return Value("search.parallel", cores, "advisor", f"one trial for each of {cores} cores")
 
 

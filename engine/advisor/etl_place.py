@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine import catalog
 from engine.advisor.costs import SPARK_COST, SPARK_START_S, START_S
 from engine.advisor.job import Job, row_count
 from engine.advisor.layout import spark_cores
 from engine.recipe import Value
 from hosts.inventory import LOCAL
-from models import catalog
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.advisor.costs import BYTES_PER_ROW, GZIP_FACTOR
 from engine.advisor.layout import ClusterHost
@@ -22,6 +23,7 @@ class Job:
     facts: HostFacts
     files: Sequence[FileFacts]
     missing_gib: Mapping[str, float]  # disk that environments not yet installed will take
+    data_path: Path | None = None  # what dataset.path means
     cluster: Sequence[ClusterHost] = ()  # empty: this machine
     shared: str | None = None  # the folder that all hosts of the cluster see
     has_jdk: bool = False  # whether a Java runtime can be made here for hosts without one

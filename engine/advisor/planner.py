@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from engine import catalog, facts
 from engine.advisor.choices import finish
 from engine.advisor.costs import ENVIRONMENT_MINUTES
 from engine.advisor.estimate import environments_gib, estimate
 from engine.advisor.etl_place import engine_name, place_etl
 from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
+from engine.hpo.schema import Search
 from engine.plan import Estimate, Plan, Step, identify
+from engine.programs import registry
 from hosts.inventory import LOCAL
-from models import catalog
 from models.api import ModelSpec
+
+PROGRAM_S, PROGRAM_GIB = 60.0, 0.5  # a trial of a program that says nothing about itself
 
 
 def make_plan(job: Job) -> Plan:
@@ -24,12 +28,13 @@ def make_plan(job: Job) -> Plan:
     spec = catalog.load(job.recipe.model.name)
     values = finish(job, spec)
     by_key = {value.key: value.value for value in values}
-    steps = _steps(job, spec, by_key)
-    environments = tuple(dict.fromkeys(step.environment for step in steps))
+    is_program = catalog.is_program(spec.name)
+    steps = [_program_step(job, spec, by_key)] if is_program else _steps(job, spec, by_key)
+    environments = tuple(dict.fromkeys(step.environment for step in steps if step.environment))
     provision = Step(
         id="provision",
         kind="provision",
-        title="environments " + ", ".join(environments),
+        title="environments " + ", ".join(environments) if environments else "nothing to install",
         estimate=Estimate(
             minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e in job.missing_gib),
             memory_gib=0.3,
@@ -49,7 +54,7 @@ def make_plan(job: Job) -> Plan:
         recipe=job.name,
         model=spec.name,
         steps=plan_steps,
-        values=tuple(values),
+        values=tuple(value for value in values if not is_program or _is_of_program(job, value.key)),
         environments=environments,
         facts={LOCAL: asdict(job.facts), **{h.name: asdict(h.facts) for h in job.cluster}},
         data=tuple(
@@ -160,12 +165,63 @@ def _training(
     if recipe.search is not None:
         parallel = values["search.parallel"]
         own["search"] = {**recipe.search.model_dump(mode="json"), "parallel": parallel}
-        trials = f"{recipe.search.trials} trials" if recipe.search.trials else "trials"
-        title = f"search {title}: {trials} by {recipe.search.optimizer}, {parallel} at a time"
+        trials = f"{_trials(recipe.search)} by {recipe.search.optimizer}"
+        title = f"search {title}: {trials}, {parallel} at a time"
         return "search", title + where, recipe.cluster
     ranks = own["ranks"] = values["train.ranks"]
     title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}{where}"
     return "train", title, recipe.cluster
+
+
+def _trials(search: Search) -> str:
+    return f"{search.trials} trials" if search.trials else "trials"
+
+
+def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
+    """The one step of a program of the user's: it reads its own data, and trains and scores itself.
+
+    What it computes depends on files that nobody declared: those beside its own stand for them.
+    """
+    known, recipe = registry.get(spec.name), job.recipe
+    assert recipe.search is not None  # the program's file says one where the recipe does not
+    parallel = int(values["search.parallel"])
+    own = {
+        "model": spec.name,
+        "program": known.program.model_dump(mode="json", exclude_unset=True),
+        "file": known.file,
+        "data": str(job.data_path or ""),
+        "settings": {
+            key.removeprefix("model.settings."): value
+            for key, value in values.items() if key.startswith("model.settings.")
+        },
+        "search": {**recipe.search.model_dump(mode="json"), "parallel": parallel},
+        "seed": recipe.seed,
+        "goal": {"metric": recipe.goal.metric},
+    }  # fmt: skip
+    beside = facts.any_files(known.folder) if known.folder.is_dir() else []
+    trials = recipe.search.trials or parallel
+    minutes = (known.program.timeout_s or PROGRAM_S) / 60 * math.ceil(trials / parallel)
+    memory = known.program.resources.memory_gb or PROGRAM_GIB
+    return Step(
+        id="search", kind="search", worker="train", settings=own,
+        title=f"search {spec.title}: {_trials(recipe.search)} by {recipe.search.optimizer}, "
+        f"{parallel} at a time",
+        identity=identify("search", spec.workers["train"], "", spec, own,
+                          [f"{f.path}:{f.size}:{f.mtime_ns}" for f in (*beside, *job.files)]),
+        estimate=Estimate(
+            minutes=round(min(minutes, recipe.search.minutes or minutes), 3),
+            memory_gib=round(memory * min(parallel, trials), 2), disk_gib=0.01,
+        ),
+    )  # fmt: skip
+
+
+def _is_of_program(job: Job, key: str) -> bool:
+    """Whether a value of the recipe means anything to a program: it does its own ETL, split and
+    training."""
+    part = key.partition(".")[0]
+    return part not in ("split", "etl", "train") and (
+        part != "dataset" or job.data_path is not None
+    )
 
 
 def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:

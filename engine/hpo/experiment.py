@@ -164,6 +164,8 @@ def _hint(name: str, known: Sequence[str]) -> str:
 
 def _misfits(part: ParameterPart, setting: Setting) -> Iterator[Problem]:
     """Where a parameter asks for values that the setting refuses."""
+    if part.type == "flag" and setting.kind is not Kind.BOOL:
+        yield "type", f"{part.name} is not on or off ({setting.bounds()})"
     if part.bounds is not None:
         if setting.kind not in (Kind.INT, Kind.FLOAT):
             yield (
@@ -191,6 +193,8 @@ def _parameter(part: ParameterPart, setting: Setting, default: object) -> sp.Par
     """The parameter as written; its default is the model's, moved to the nearest value of the space
     where it lies outside: so there always is one to begin with."""
     choices: tuple[sp.Scalar, ...] = tuple(part.categorical_values or ())
+    if part.type == "flag":
+        choices = (False, True)
     if part.grid is not None:
         if part.type == "int":
             wrong = next((value for value in part.grid if value != int(value)), None)
@@ -199,7 +203,7 @@ def _parameter(part: ParameterPart, setting: Setting, default: object) -> sp.Par
         choices = tuple(int(v) if part.type == "int" else v for v in sorted(part.grid))
     made = sp.Parameter(
         name=part.name,
-        type=sp.Type(part.type),
+        type=sp.Type.CATEGORICAL if part.type == "flag" else sp.Type(part.type),
         low=part.bounds.min if part.bounds else None,
         high=part.bounds.max if part.bounds else None,
         log=part.transformation == "log",

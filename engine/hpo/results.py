@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import catalog
 from engine.errors import InputError
 from engine.hpo import optuna_study
 from engine.hpo.experiment import study_of
@@ -20,7 +21,6 @@ from engine.recipe import put
 from engine.report.plaintext import plain
 from engine.store import open_run_folder
 from engine.strict_yaml import to_yaml
-from models import catalog
 
 SETTINGS = "model.settings."
 Cell = str | float | int | bool | None
@@ -51,7 +51,7 @@ def planned_study(plan: Plan) -> Study | None:
         return None
     defaults = {key.removeprefix(SETTINGS): value for key, value in values.items()
                 if key.startswith(SETTINGS)}  # fmt: skip
-    return study_of(Search.model_validate(search), catalog.load(plan.model), defaults,
+    return study_of(Search.model_validate(search), catalog.of_plan(plan), defaults,
                     str(values["goal.metric"]), int(values["seed"]))  # fmt: skip
 
 
@@ -111,7 +111,8 @@ def recipe_of(results: Results, number: int | None = None) -> str:
     for value in results.plan.values:
         if not value.key.startswith("search."):
             put(data, value.key, value.value)
-    data["dataset"]["path"] = _absolute(results.plan, data["dataset"]["path"])
+    if "dataset" in data:  # a program may go without
+        data["dataset"]["path"] = _absolute(results.plan, data["dataset"]["path"])
     data["search"] = None
     data["model"]["settings"].update(trial.assignment)
     scored = ", ".join(f"{plain(name)} {value:.6g}" for name, value in trial.values.items())

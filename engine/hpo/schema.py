@@ -24,14 +24,15 @@ class Bounds(Part):
 
 
 class ParameterPart(Part):
-    """One parameter: a range, or a list of values (`grid` of numbers, `categorical_values`).
+    """One parameter: a range, a list of values (`grid` of numbers, `categorical_values`), or a
+    flag, which is on or off.
 
     `condition` (SigOpt writes `conditions`): other parameters and the values of theirs under which
     this one counts.
     """
 
     name: Name
-    type: Literal["double", "int", "categorical"]
+    type: Literal["double", "int", "categorical", "flag"]
     bounds: Bounds | None = None
     grid: list[float] | None = Field(default=None, min_length=1)
     categorical_values: list[Scalar] | None = Field(default=None, min_length=1)
@@ -46,7 +47,9 @@ class ParameterPart(Part):
         given = [key for key in ("bounds", "grid", "categorical_values") if getattr(self, key)]
         if self.type == "categorical" and given != ["categorical_values"]:
             raise ValueError("a categorical parameter needs categorical_values and nothing else")
-        if self.type != "categorical" and given not in (["bounds"], ["grid"]):
+        if self.type == "flag" and (given or self.default not in (None, True, False)):
+            raise ValueError("a flag is on or off: it has no values of its own")
+        if self.type in ("double", "int") and given not in (["bounds"], ["grid"]):
             raise ValueError(f"a parameter of type {self.type} needs bounds {{min, max}} or a grid")
         if self.condition and self.conditions:
             raise ValueError("condition and conditions say the same thing: write one of them")

@@ -258,6 +258,14 @@ class Space:
             raise ValueError("the values break a linear constraint")
         return chosen
 
+    def active(self, values: Assignment) -> dict[str, Scalar]:
+        """Those of the values that count, in the order of the parameters."""
+        found: dict[str, Scalar] = {}
+        for parameter in self.parameters:
+            if parameter.name in values and self.is_active(parameter, found):
+                found[parameter.name] = values[parameter.name]
+        return found
+
     def allows(self, assignment: Assignment) -> bool:
         """Whether the linear constraints are kept."""
         return all(constraint.excess(assignment) <= 1e-9 for constraint in self.constraints)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine import catalog
 from engine import events as ev
 from engine.environments import environment_folder
 from engine.estimates import Usage
@@ -23,7 +24,7 @@ from hosts.inventory import LOCAL
 from hosts.probe import HostFacts
 from hosts.site import Site
 from hosts.transport import clean
-from models import catalog, messages
+from models import messages
 
 PROGRESS_S = 0.5
 PACE_S = 5.0

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import clusters
+from engine import catalog, clusters
 from engine import events as ev
 from engine.advisor.layout import ClusterHost, lay_out
 from engine.errors import InputError, StepFailed
@@ -26,12 +26,12 @@ from engine.plan import Step
 from engine.state import fold
 from engine.steps import over_hosts
 from engine.steps.context import TRIALS, Context
-from engine.steps.trial_runner import TrialRunner
+from engine.steps.trial_program import TrialProgram
+from engine.steps.trial_runner import TrialRunner, TrialWork
 from engine.steps.trial_training import TrialTraining
 from engine.store import empty_folder, open_run_folder, read_events
 from hosts.inventory import LOCAL
 from hosts.site import Site
-from models import catalog
 
 OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
 
@@ -40,7 +40,7 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Search from where the run's events stand; the result of the best trial, and which it is."""
     part = SearchPart.model_validate(step.settings["search"])
     study = study_of(
-        part, catalog.load(context.plan.model), step.settings["settings"],
+        part, catalog.of_plan(context.plan), step.settings["settings"],
         step.settings["goal"]["metric"], int(step.settings["seed"]),
     )  # fmt: skip
     sites = _connect(context, step)
@@ -59,7 +59,9 @@ def _search(
     """The search on connected hosts."""
     events = read_events(context.folder.events, 0)[0]
     slots = _slots(context, sites, int(part.parallel))
-    work = TrialTraining(context, step, max(Counter(slot.host for slot in slots).values()))
+    kind = TrialProgram if "program" in step.settings else TrialTraining
+    busiest = max(Counter(slot.host for slot in slots).values())
+    work: TrialWork = kind(context, step, busiest)
     names = [objective.name for objective in study.objectives]
     runner = TrialRunner(context, step, work, {site.name: site for site in sites}, names)
     optimizer = optimizers.make(part.optimizer, study)
@@ -90,7 +92,8 @@ def _connect(context: Context, step: Step) -> list[Site]:
     sites = over_hosts.connect(context)
     try:
         over_hosts.at_each(sites, lambda site: over_hosts.clear_jobs(context, site))
-        over_hosts.send_data(context, step, sites)
+        if context.plan.of_kind("etl"):  # a program reads its own
+            over_hosts.send_data(context, step, sites)
     except BaseException:
         clusters.leave(sites)
         raise

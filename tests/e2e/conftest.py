@@ -81,7 +81,13 @@ def environments() -> None:
 
 
 @pytest.fixture
-def home(environments: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(environments: None, bare_home: Home) -> Home:
+    """An empty home with the product's own environments."""
+    return bare_home
+
+
+@pytest.fixture
+def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """An empty home; whatever a test leaves running is ended."""
     made = new_home(tmp_path / "home")
     monkeypatch.setenv("AIOK_HOME", str(made.path))
