@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,57 +16,12 @@ from typing import Any
 
 from engine import strict_json
 from engine.state import RunState, StepState, StepStatus
-from engine.store import folder_gib, home, make_folder
-from hosts.inventory import LOCAL
+from engine.store import home, make_folder
 
 # What is estimated -> the least estimate that is worth a ratio, and how people read it.
 LEAST = {"minutes": 0.02, "memory_gib": 0.05, "disk_gib": 0.002, "network_gib": 0.001}
 WORDS = {"minutes": "time", "memory_gib": "memory", "disk_gib": "disk", "network_gib": "network"}
-LONGEST_S = 5.0  # between two samples: above it nobody knows what went over the network
 KEPT_RUNS = 50
-
-
-class Usage:
-    """What one step takes while it runs. Every call may be made from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._peaks: dict[str, float] = {}
-        self._at: dict[str, float] = {}
-        self._moved = 0.0
-
-    def sample(self, host: str, sample: Mapping[str, Any]) -> None:
-        """A second of a host (agent.Sampler.sample). Hosts of a cluster tell what reaches them,
-        which counts what goes between hosts once."""
-        t, memory = sample.get("t"), sample.get("job_memory_gib")
-        received = sample.get("net_rx_mib_s")
-        with self._lock:
-            if isinstance(memory, int | float):
-                self._peaks[host] = max(self._peaks.get(host, 0.0), float(memory))
-            if host != LOCAL and isinstance(t, int | float) and isinstance(received, int | float):
-                span = t - self._at.get(host, t)
-                self._at[host] = float(t)
-                self._moved += received * 2**20 * min(max(0.0, span), LONGEST_S)
-
-    def moved(self, size: float) -> None:
-        """Bytes of files that travelled to or from a host."""
-        with self._lock:
-            self._moved += size
-
-    def actual(self, seconds: float, result: Mapping[str, Any], output: Path) -> dict[str, float]:
-        """The step's figures by the names of Estimate; what nobody measured is left out.
-
-        Memory is the peak of the job's samples, added over hosts, or what the worker itself saw if
-        that is more: a short peak falls between two samples.
-        """
-        with self._lock:
-            memory, moved = sum(self._peaks.values()), self._moved
-        seen = result.get("peak_rss_gib")
-        memory = max(memory, float(seen) if isinstance(seen, int | float) else 0.0)
-        found = {"minutes": seconds / 60, "network_gib": moved / 2**30}
-        found |= {"memory_gib": memory} if memory else {}
-        found |= {"disk_gib": folder_gib(output)} if output.is_dir() else {}
-        return {key: round(value, 6) for key, value in found.items()}
 
 
 # --- scores -------------------------------------------------------------------------------------
