@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import clusters, datasets, environments, facts, host_jobs, preflight, recipe
+from engine import clusters, datasets, environments, estimates, facts, host_jobs, preflight, recipe
 from engine import events as ev
 from engine.advisor.job import Job
 from engine.advisor.layout import ClusterHost, lay_out
@@ -176,6 +176,7 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
         cluster=cluster_hosts(wanted.cluster),
         shared=clusters.shared_folder(wanted.cluster),
         has_jdk=wanted.cluster != LOCAL and java.find_jdk() is not None,
+        learned=estimates.earlier().learned(),
     )
     return make_plan(job)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.advisor.etl_place import etl_values
-from engine.advisor.job import Job, row_count
+from engine.advisor.job import Job
 from engine.advisor.layout import MANY_CORES, one_host_ranks
 from engine.plan import PlannedValue
 from engine.recipe import Value, flatten
@@ -63,7 +63,7 @@ def _ranks(job: Job) -> Value | None:
         ranks = sum(host.capacity for host in job.cluster)
         return Value("train.ranks", ranks, "advisor", f"what the hosts take: {shares}")
     cores = job.facts.physical_cores
-    rows = row_count(job)
+    rows = job.data.rows
     if rows < 20_000:
         return Value("train.ranks", 1, "advisor", f"{rows:,} rows: one rank ends sooner than two")
     ranks = one_host_ranks(job.facts)

@@ -67,9 +67,9 @@ def test_output_messages_and_exit_code_arrive(jobs: Callable[..., Job]) -> None:
 
 
 def test_the_end_tells_what_the_job_and_its_children_have_used(jobs: Callable[..., Job]) -> None:
-    burn = "import time; x = bytes(150 << 20)\nwhile time.process_time() < 0.6: pass"
+    burn = "import time; x = b'1' * (150 << 20)\nwhile time.process_time() < 0.6: pass"
     frames = follow(
-        jobs(f"{sys.executable} -S -c '{burn}' & {sys.executable} -S -c '{burn}'; wait")
+        jobs('$PY -S -c "$BURN" & $PY -S -c "$BURN"; wait', PY=sys.executable, BURN=burn)
     )
     end = frames[-1].data
     assert 1.2 <= end["cpu_s"] < 2.5
