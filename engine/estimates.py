@@ -222,3 +222,13 @@ def in_words(value: float, within: float, form: str = "{:.1f}") -> str:
     if within <= 1 or value <= 0:
         return figure
     return f"{figure} ({form.format(value / within)} to {form.format(value * within)})"
+
+
+def intervals(estimate: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The 90 % interval [low, high] of each figure of an estimate as plan.json has it."""
+    within, found = estimate.get("within"), {}
+    for key, factor in within.items() if isinstance(within, Mapping) else ():
+        value = estimate.get(key)
+        if isinstance(value, int | float) and isinstance(factor, int | float) and factor >= 1:
+            found[key] = [round(value / factor, 6), round(value * factor, 6)]
+    return found
