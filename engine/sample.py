@@ -152,7 +152,8 @@ class Sample:
             with open(file.path, "rb") as stream:
                 for piece in range(pieces):
                     stream.seek(file.size * piece // pieces)
-                    self._add(stream.read(PIECE_BYTES), comma, first=piece == 0,
+                    length = min(PIECE_BYTES, -(-file.size // pieces))  # no line is seen twice
+                    self._add(stream.read(length), comma, first=piece == 0,
                               last=stream.tell() >= file.size)  # fmt: skip
         except (OSError, zlib.error, UnicodeDecodeError, csv.Error):
             pass  # unreadable there: the ETL reads all of it and says what is wrong, and where

@@ -28,13 +28,16 @@ from engine.advisor.costs import (
 from engine.advisor.etl_place import place_etl
 from engine.advisor.job import Job
 from engine.advisor.layout import spark_cores
+from engine.advisor.model_settings import batch_of, training_rows
 from engine.estimates import Basis
-from engine.learned import Terms
+from engine.learned import START, Terms
 from engine.plan import Estimate, Step
 from hosts.inventory import LOCAL
 from models.api import ModelSpec, RowCost
 from models.settings import resolve
 
+PRICES = "prices 1"  # another number when a term or its built-in price changes: old records then
+# teach nothing, for their terms mean something else
 DIGITS = {"minutes": 3, "memory_gib": 3, "disk_gib": 4, "network_gib": 4, "cpu_s": 2}
 
 
@@ -49,32 +52,29 @@ class Planned:
     ids: float
     cores: int
     values: Mapping[str, Any]
-
-    def setting(self, name: str) -> Any:
-        """A setting of the model."""
-        return self.values[f"model.settings.{name}"]
+    settings: Mapping[str, Any]  # of the model
 
 
 def estimate(
     job: Job, spec: ModelSpec, kind: str, worker: str, environment: str, values: Mapping[str, Any]
 ) -> Estimate:
     """What a step takes, as earlier runs on the same host tell, or else by the built-in prices."""
-    planned = _planned(job, kind, environment, values)
+    planned = _planned(job, spec, kind, environment, values)
     cpu = _cpu_terms(job, spec, worker, planned)
     minutes = {
-        "start": _start_s(job, planned) / 60,
-        "work": sum(v for name, v in cpu.items() if name != "start") / planned.cores / 60,
+        START: _start_s(job, planned) / 60,
+        "work": sum(v for name, v in cpu.items() if name != START) / planned.cores / 60,
     }
     terms: dict[str, Terms] = {
         "cpu_s": cpu, "minutes": minutes, "memory_gib": _memory_terms(job, spec, planned),
         "disk_gib": _disk_terms(job, spec, planned),
         "network_gib": _network_terms(job, spec, planned, sum(minutes.values())),
     }  # fmt: skip
-    is_open = kind == "train" and (int(planned.setting("epochs")) > 1 or bool(
+    is_open = kind == "train" and (int(planned.settings["epochs"]) > 1 or bool(
         job.recipe.goal.target or job.recipe.goal.minutes))  # fmt: skip
     basis = Basis(
         group=_group(job, spec, planned), terms=terms, open=is_open,
-        epochs=int(planned.setting("epochs")) if kind == "train" else 0,
+        epochs=int(planned.settings["epochs"]) if kind == "train" else 0,
     )  # fmt: skip
     found = {
         quantity: job.learned.forecast(basis.group, quantity, parts, is_open)
@@ -85,13 +85,17 @@ def estimate(
     return Estimate(**figures, within=within, basis=basis.to_json(), runs=found["cpu_s"].runs)
 
 
-def _planned(job: Job, kind: str, environment: str, values: Mapping[str, Any]) -> Planned:
+def _planned(
+    job: Job, spec: ModelSpec, kind: str, environment: str, values: Mapping[str, Any]
+) -> Planned:
+    raw = {one.name: values[f"model.settings.{one.name}"] for one in spec.settings}
+    settings, _ = resolve(spec.settings, raw)
     split, data = job.recipe.split, job.data
     part = {"train": 1 - split.valid - split.test, "evaluate": split.test,
             "optimize": split.valid, "roofline": 0.0}.get(kind, 1.0)  # fmt: skip
     rows = data.rows * part / 1e6
     columns = (data.numeric + data.categorical) / CRITEO_COLUMNS
-    min_count = int(values.get("model.settings.min_count", 1))
+    min_count = int(str(settings.get("min_count", 1)))
     ids = data.entries(min_count, 1 - split.valid - split.test) / 1e6
     cores = len(job.facts.cores) if kind in ("data", "etl") else 1
     if kind == "train":
@@ -104,7 +108,7 @@ def _planned(job: Job, kind: str, environment: str, values: Mapping[str, Any]) -
         if place.engine == "spark":
             cores = sum(spark_cores(host.slots, host.facts) for host in job.cluster)
     return Planned(kind=kind, environment=environment, rows=rows, cells=rows * columns, ids=ids,
-                   cores=cores, values=values)  # fmt: skip
+                   cores=cores, values=values, settings=settings)  # fmt: skip
 
 
 def _group(job: Job, spec: ModelSpec, planned: Planned) -> str:
@@ -115,7 +119,7 @@ def _group(job: Job, spec: ModelSpec, planned: Planned) -> str:
         place = ", ".join(f"{h.name}: {len(h.facts.cores)} cores" for h in job.cluster)
         place += f"; ETL on {planned.values['etl.engine']}" * (planned.kind == "etl")
     profile = job.recipe.model.profile if planned.kind == "train" else ""
-    return " | ".join((place, spec.name, planned.kind, planned.environment, profile))
+    return " | ".join((place, spec.name, planned.kind, planned.environment, profile, PRICES))
 
 
 def _on_spark_hosts(job: Job, planned: Planned) -> bool:
@@ -127,54 +131,59 @@ def _start_s(job: Job, planned: Planned) -> float:
     return SPARK_START_S if _on_spark_hosts(job, planned) else START_S[planned.environment]
 
 
-def _row_cost(job: Job, spec: ModelSpec, planned: Planned) -> RowCost:
+def _row_cost(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> RowCost:
     """The model's own price of a training row, or its ModelSpec.cost alone."""
     if spec.row_cost is None:
         cost = spec.cost.get(f"train/{job.recipe.model.profile}", spec.cost.get("train", 1.0))
         return RowCost(dense_us=cost, tables_us=0.0, step_us=0.0, id_bytes=0.0)
-    raw = {setting.name: planned.setting(setting.name) for setting in spec.settings}
-    settings, _ = resolve(spec.settings, raw)
     return spec.row_cost(settings, job.data.numeric, job.data.categorical)
+
+
+def training_s(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> float:
+    """CPU-seconds of all epochs on one rank at the built-in price, its start apart."""
+    terms = _training_terms(job, spec, settings, ranks=1)
+    return sum(value for name, value in terms.items() if name != START)
 
 
 def _cpu_terms(job: Job, spec: ModelSpec, worker: str, planned: Planned) -> Terms:
     """CPU-seconds: microseconds a row are seconds for a million."""
     start = START_CPU_S[planned.environment]
     if planned.kind == "train":
-        return _training_terms(job, spec, planned)
+        ranks = int(planned.values["train.ranks"])
+        return _training_terms(job, spec, planned.settings, ranks, planned.environment)
     if planned.kind == "roofline":
-        return {"start": start + ROOFLINE_S}
+        return {START: start + ROOFLINE_S}
     cost = spec.cost.get(worker, 1.0) * (SPARK_COST if _on_spark_hosts(job, planned) else 1.0)
     if planned.kind == "etl":
-        return {"start": start, "rows": cost * planned.cells, "ids": DICTIONARY_S * planned.ids}
+        return {START: start, "rows": cost * planned.cells, "ids": DICTIONARY_S * planned.ids}
     if planned.kind == "optimize":
-        return {"start": start + TRIALS_S, "rows": cost * planned.rows}
-    return {"start": start, "rows": cost * planned.cells}
+        return {START: start + TRIALS_S, "rows": cost * planned.rows}
+    return {START: start, "rows": cost * planned.cells}
 
 
-def _training_terms(job: Job, spec: ModelSpec, planned: Planned) -> Terms:
+def _training_terms(
+    job: Job, spec: ModelSpec, settings: Mapping[str, Any], ranks: int, environment: str = "torch"
+) -> Terms:
     """Rows trained and validated, each rank's steps, and each rank's start.
 
     Every rank makes the whole update of the tables, so a part of their price counts for each.
     """
-    row, ranks = _row_cost(job, spec, planned), int(planned.values["train.ranks"])
-    epochs, split = int(planned.setting("epochs")), job.recipe.split
-    rows, batch = planned.rows * epochs, int(planned.setting("batch_size"))
-    while batch > 1 and planned.rows * 1e6 / batch < int(planned.setting("min_steps")):
-        batch //= 2
-    scored = job.data.rows / 1e6 * split.valid * int(planned.setting("evals_per_epoch")) * epochs
+    row, epochs = _row_cost(job, spec, settings), int(settings["epochs"])
+    rows = training_rows(job) / 1e6 * epochs
+    scored = job.data.rows / 1e6 * job.recipe.split.valid * epochs
+    scored *= int(settings["evals_per_epoch"])
     return {
-        "start": START_CPU_S[planned.environment] * ranks,
+        START: START_CPU_S[environment] * ranks,
         "dense": row.dense_us * (rows + scored / 3),
         "tables": row.tables_us * (rows * (1 + 0.3 * (ranks - 1)) + scored / 3),
-        "steps": row.step_us * rows / batch * ranks,
+        "steps": row.step_us * rows / batch_of(job, settings) * ranks,
     }
 
 
 def _tables_gib(job: Job, spec: ModelSpec, planned: Planned) -> float:
     """Tables of one rank with their best copy and optimizer."""
-    whole = planned.ids * 1e6 * _row_cost(job, spec, planned).id_bytes / 2**30
-    limit = float(planned.values.get("model.settings.table_memory_gib", 0.0))
+    whole = planned.ids * 1e6 * _row_cost(job, spec, planned.settings).id_bytes / 2**30
+    limit = float(planned.settings.get("table_memory_gib", 0.0))
     return min(whole, limit) if limit else whole
 
 
@@ -209,7 +218,7 @@ def _network_terms(job: Job, spec: ModelSpec, planned: Planned, minutes: float) 
     millions = job.data.rows / 1e6
     saves = 1 + 60 * minutes // float(planned.values["train.checkpoint_s"])
     told = spec.traffic.get(job.recipe.model.profile, spec.traffic.get("", 0.0))
-    rows = millions * 1e6 * int(planned.setting("epochs"))
+    rows = millions * 1e6 * int(planned.settings["epochs"])
     return {
         "data": DISK_GIB["etl"] * millions * (1 if job.shared else hosts),
         "saves": saves * CHECKPOINT_GIB * millions,
