@@ -53,7 +53,7 @@ def plan_rows(plan: Plan) -> list[list[str]]:
 def plan_words(plan: Plan) -> list[str]:
     """Where the estimates of a plan come from, and how good they were so far."""
     runs = max((step.estimate.runs for step in plan.steps), default=0)
-    source = "built-in prices: no earlier run on this host"
+    source = "built-in prices: nothing like it ran on this host yet"
     if runs:
         source = f"learned from {runs} earlier run{'s' * (runs > 1)} on this host"
     return [f"in brackets 90 % intervals; {source}",

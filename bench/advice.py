@@ -65,8 +65,8 @@ def _shape(folder: Path, shape: str, rows: int, pairs: int) -> list[dict[str, An
         runs["advised"].append(_run(folder / f"advised {pair}", data, advised, ranks, target))
         print(shape, {name: one[-1]["seconds"] for name, one in runs.items()}, flush=True)
     changed = [f"{v.key} {v.value}" for v in plan.values if v.origin == "advisor"]
-    return [_row(shape, rows, runs, key, unit, changed, target)
-            for key, unit in (("seconds", "wall time"), ("cpu_seconds", "CPU-seconds"))]  # fmt: skip
+    figures = (("seconds", "wall time"), ("cpu_seconds", "CPU-seconds"))
+    return [_row(shape, rows, runs, key, unit, changed, target) for key, unit in figures]
 
 
 def _prepared(folder: Path, dataset: dict[str, Any], min_count: int) -> Path:

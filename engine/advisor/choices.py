@@ -60,7 +60,7 @@ def _reasons(job: Job) -> dict[str, str]:
     found = {"train.environment": _size_of_ipex(job)}
     if job.files:
         found["dataset.path"] = job.data.sentence()
-        found["dataset.columns"] = model_settings.about_columns(job)
+        found["dataset.columns.categorical"] = model_settings.about_columns(job)
     if "model.profile" not in job.origins:
         found["model.profile"] = PROFILE_REASONS.get(job.recipe.model.profile, "")
     return found

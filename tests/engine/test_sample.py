@@ -1,4 +1,4 @@
-"""A small sample of the files tells how many rows and ids there are, whatever the files are like."""
+"""A small sample of the files tells how many rows and ids there are."""
 
 from __future__ import annotations
 
