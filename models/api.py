@@ -77,6 +77,9 @@ class ModelSpec:
     traffic: Mapping[str, float] = field(default_factory=dict)
     # (parsed settings, numeric columns, id columns) -> what training a row costs
     row_cost: Callable[[Mapping[str, Any], int, int], RowCost] | None = None
+    # by profile: steps that an epoch of data with many rare ids should have, and the smallest batch
+    # that was measured to be worth it, where the goal is balanced; twice and half for accuracy
+    steps_for_tails: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def metric(self, name: str) -> Metric:
         """The metric of that name; KeyError lists the known ones."""

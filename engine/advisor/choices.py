@@ -36,7 +36,7 @@ def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
         else:
             origin = job.origins.get(key, "built-in")
             found.append(PlannedValue(key=key, value=value, origin=origin, reason=why.get(key, "")))
-    advised = model_settings.advised(job, settings)
+    advised = model_settings.advised(job, spec, settings)
     said = model_settings.reasons(job, {**settings, **{n: v.value for n, v in advised.items()}})
     for name, setting in settings.items():
         key = f"model.settings.{name}"

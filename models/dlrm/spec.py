@@ -38,6 +38,7 @@ SPEC = ModelSpec(
     formats=("criteo", "table"),
     settings=SETTINGS,
     row_cost=row_cost,
+    steps_for_tails={"optimized": (400, 512)},
     cost={"generate": 10, "etl": 12, "train": 150, "train/optimized": 20, "train/tiny": 20,
           "train/terabyte": 250,
           "evaluate": 1, "optimize": 2},

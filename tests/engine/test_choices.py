@@ -70,10 +70,32 @@ def test_precision_is_explained_by_the_processor(
 
 
 def test_a_batch_that_small_data_halve_is_told(aiok_home: Path, tmp_path: Path) -> None:
-    small = setting(planned(tmp_path, rows=10_000), "batch_size")
-    assert small.value == 1024
+    small = setting(planned(tmp_path, "batch_size=1024", rows=10_000), "batch_size")
+    assert (small.value, small.origin) == (1024, "--set")
     assert small.reason == "becomes 256, so that 8,000 training rows make at least 32 steps"
-    assert setting(planned(tmp_path), "batch_size").reason == ""
+    assert setting(planned(tmp_path, "batch_size=1024"), "batch_size").reason == ""
+
+
+@pytest.mark.parametrize(
+    ("prefer", "rows", "batch"),
+    [
+        ("balanced", 300_000, 512), ("accuracy", 300_000, 256), ("speed", 300_000, 1024),
+        ("balanced", 1_000_000, 1024), ("accuracy", 1_000_000, 512), ("balanced", 20_000, 512),
+    ],
+)  # fmt: skip
+def test_few_rows_with_many_rare_ids_get_smaller_batches(
+    aiok_home: Path, tmp_path: Path, prefer: str, rows: int, batch: int
+) -> None:
+    chosen = setting(planned(tmp_path, prefer=prefer, rows=rows), "batch_size")
+    assert chosen.value == batch
+    assert (chosen.origin == "advisor") == (batch != 1024)
+    if batch != 1024:
+        assert chosen.reason.startswith("50 % of the ids are seen once: ")
+        assert f"{rows * 8 // 10 // batch:,} steps an epoch" in chosen.reason
+    kept = setting(planned(tmp_path, "batch_size=2048", prefer=prefer, rows=rows), "batch_size")
+    assert (kept.value, kept.origin) == (2048, "--set")
+    stock = planned(tmp_path, "model.profile=stock", prefer=prefer, rows=rows)
+    assert setting(stock, "batch_size").origin == "profile stock"
 
 
 def test_rates_stay_with_a_batch_of_the_users_own(aiok_home: Path, tmp_path: Path) -> None:
