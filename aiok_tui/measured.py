@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 from engine import estimates
 
 if TYPE_CHECKING:
+    from engine.plan import Plan
     from engine.state import RunState, StepState
 
-ESTIMATE_HEAD = ("step", "minutes", "memory GiB", "disk GiB", "network GiB")
+PLAN_HEAD = ("step", "what", "minutes", "CPU-s", "memory GiB", "disk GiB", "network GiB")
+ESTIMATE_HEAD = ("step", "minutes", "CPU-s", "memory GiB", "disk GiB", "network GiB")
+FORMS = {"minutes": "{:.2f}", "cpu_s": "{:.1f}", "memory_gib": "{:.2f}", "disk_gib": "{:.3f}",
+         "network_gib": "{:.3f}"}  # fmt: skip
 
 
 def pace_lines(step: StepState) -> list[str]:
@@ -33,18 +37,43 @@ def pace_summary(step: StepState) -> str:
     return f"{said}; SLOW: {', '.join(slow)}" if slow else said
 
 
+def plan_rows(plan: Plan) -> list[list[str]]:
+    """Under PLAN_HEAD, what each step is expected to take, with 90 % intervals."""
+    rows = []
+    for step in plan.steps:
+        said, within = step.estimate, step.estimate.within
+        figures = [estimates.in_words(getattr(said, key), within.get(key, 1.0), form)
+                   for key, form in FORMS.items()]  # fmt: skip
+        if step.reuse:
+            figures[:2] = ["reused", "-"]
+        rows.append([step.id, step.title, *figures])
+    return rows
+
+
+def plan_words(plan: Plan) -> list[str]:
+    """Where the estimates of a plan come from, and how good they were so far."""
+    runs = max((step.estimate.runs for step in plan.steps), default=0)
+    source = "built-in prices: nothing like it ran on this host yet"
+    if runs:
+        source = f"learned from {runs} earlier run{'s' * (runs > 1)} on this host"
+    return [f"in brackets 90 % intervals; {source}",
+            *filter(None, [estimates.record_sentence()])]  # fmt: skip
+
+
 def estimate_rows(state: RunState) -> list[list[str]]:
     """Under ESTIMATE_HEAD, what each step was expected to take, and what it took."""
 
     def pair(step: StepState, key: str, form: str) -> str:
-        values = (step.estimate.get(key), step.actual.get(key))
-        return " / ".join("-" if value is None else form.format(value) for value in values)
+        expected, taken = step.estimate.get(key), step.actual.get(key)
+        said = "-" if expected is None else estimates.in_words(
+            expected, step.within.get(key, 1.0), form)  # fmt: skip
+        return f"{said} / {'-' if taken is None else form.format(taken)}"
 
     return [
-        [step.id, pair(step, "minutes", "{:.2f}"), pair(step, "memory_gib", "{:.2f}"),
-         pair(step, "disk_gib", "{:.3f}"), pair(step, "network_gib", "{:.3f}")]
-        for step in state.steps.values() if step.actual
-    ]  # fmt: skip
+        [step.id, *(pair(step, key, form) for key, form in FORMS.items())]
+        for step in state.steps.values()
+        if step.actual
+    ]
 
 
 def estimate_words(state: RunState) -> list[str]:

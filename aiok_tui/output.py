@@ -411,15 +411,8 @@ def print_plan(plan: api.Plan, as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    rows = [
-        [s.id, s.title, "reused" if s.reuse else f"~{s.estimate.minutes:.1f} min",
-         f"{s.estimate.memory_gib:.1f}", f"{s.estimate.disk_gib:.2f}",
-         f"{s.estimate.network_gib:.2f}"]
-        for s in plan.steps
-    ]  # fmt: skip
-    print(table(rows, ["step", "what", "time", "memory GiB", "disk GiB", "network GiB"]))
-    if said := estimates.record_sentence():
-        print(said)
+    print(table(measured.plan_rows(plan), measured.PLAN_HEAD))
+    print("\n".join(measured.plan_words(plan)))
     print()
     values = [[v.key, _short(v.value), v.origin, v.reason] for v in plan.values]
     print(table(values, ["key", "value", "from", "why"]))

@@ -21,6 +21,7 @@ from engine import (
     clusters,
     datasets,
     environments,
+    estimates,
     facts,
     host_jobs,
     preflight,
@@ -191,6 +192,7 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
         cluster=cluster_hosts(wanted.cluster),
         shared=clusters.shared_folder(wanted.cluster),
         has_jdk=wanted.cluster != LOCAL and java.find_jdk() is not None,
+        learned=estimates.earlier().learned(),
     )
     return make_plan(job)
 

@@ -1,73 +1,49 @@
-"""What steps took beside what was estimated: counted while they run, scored, kept over runs.
+"""What steps took beside what was estimated: scored, and kept for the runs to come.
 
 A ratio is actual / estimate: 1 is right, 2 means that it took twice as much. The score of a run is
-the median of its steps; what earlier runs scored lies in $AIOK_HOME/estimates.jsonl, a line a run.
+the median of its steps. What runs scored, and what each of their steps was made of and took, lies
+in $AIOK_HOME/estimates.jsonl, a line a run; engine/learned.py learns from it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
+import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from engine import strict_json
+from engine.learned import Learned, Record, Terms
 from engine.state import RunState, StepState, StepStatus
-from engine.store import folder_gib, home, make_folder
-from hosts.inventory import LOCAL
+from engine.store import home, make_folder
 
 # What is estimated -> the least estimate that is worth a ratio, and how people read it.
-LEAST = {"minutes": 0.02, "memory_gib": 0.05, "disk_gib": 0.002, "network_gib": 0.001}
-WORDS = {"minutes": "time", "memory_gib": "memory", "disk_gib": "disk", "network_gib": "network"}
-LONGEST_S = 5.0  # between two samples: above it nobody knows what went over the network
+LEAST = {"minutes": 0.02, "cpu_s": 1.0, "memory_gib": 0.05, "disk_gib": 0.002,
+         "network_gib": 0.001}  # fmt: skip
+WORDS = {"minutes": "time", "cpu_s": "CPU time", "memory_gib": "memory", "disk_gib": "disk",
+         "network_gib": "network"}  # fmt: skip
 KEPT_RUNS = 50
+READ_BYTES = 4 << 20  # of the file, at its end: more runs than are ever looked at
+LARGEST = 1e12  # of any figure: what is larger was written by no run
 
 
-class Usage:
-    """What one step takes while it runs. Every call may be made from any thread."""
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What an estimate was made of; see engine.learned.Record. `epochs`: of a training, at most."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._peaks: dict[str, float] = {}
-        self._at: dict[str, float] = {}
-        self._moved = 0.0
+    group: str
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+    open: bool = False
+    epochs: int = 0
 
-    def sample(self, host: str, sample: Mapping[str, Any]) -> None:
-        """A second of a host (agent.Sampler.sample). Hosts of a cluster tell what reaches them,
-        which counts what goes between hosts once."""
-        t, memory = sample.get("t"), sample.get("job_memory_gib")
-        received = sample.get("net_rx_mib_s")
-        with self._lock:
-            if isinstance(memory, int | float):
-                self._peaks[host] = max(self._peaks.get(host, 0.0), float(memory))
-            if host != LOCAL and isinstance(t, int | float) and isinstance(received, int | float):
-                span = t - self._at.get(host, t)
-                self._at[host] = float(t)
-                self._moved += received * 2**20 * min(max(0.0, span), LONGEST_S)
-
-    def moved(self, size: float) -> None:
-        """Bytes of files that travelled to or from a host."""
-        with self._lock:
-            self._moved += size
-
-    def actual(self, seconds: float, result: Mapping[str, Any], output: Path) -> dict[str, float]:
-        """The step's figures by the names of Estimate; what nobody measured is left out.
-
-        Memory is the peak of the job's samples, added over hosts, or what the worker itself saw if
-        that is more: a short peak falls between two samples.
-        """
-        with self._lock:
-            memory, moved = sum(self._peaks.values()), self._moved
-        seen = result.get("peak_rss_gib")
-        memory = max(memory, float(seen) if isinstance(seen, int | float) else 0.0)
-        found = {"minutes": seconds / 60, "network_gib": moved / 2**30}
-        found |= {"memory_gib": memory} if memory else {}
-        found |= {"disk_gib": folder_gib(output)} if output.is_dir() else {}
-        return {key: round(value, 6) for key, value in found.items()}
+    def to_json(self) -> dict[str, Any]:
+        """As plan.json and the events hold it."""
+        return asdict(self)
 
 
 # --- scores -------------------------------------------------------------------------------------
@@ -75,13 +51,17 @@ class Usage:
 
 def ratios(step: StepState) -> dict[str, float]:
     """actual / estimate of a step that ran from its start to its end in one go."""
-    if step.status is not StepStatus.DONE or step.starts != 1:
+    if not _in_one_go(step):
         return {}
     return {
         key: round(step.actual[key] / step.estimate[key], 3)
         for key, least in LEAST.items()
         if step.actual.get(key, 0.0) > 0 and step.estimate.get(key, 0.0) >= least
     }
+
+
+def _in_one_go(step: StepState) -> bool:
+    return step.status is StepStatus.DONE and step.starts == 1
 
 
 def score(state: RunState) -> dict[str, float]:
@@ -93,35 +73,132 @@ def score(state: RunState) -> dict[str, float]:
     return {key: round(median(values), 3) for key, values in found.items()}
 
 
+# --- what is kept over runs ---------------------------------------------------------------------
+
+
 def _file() -> Path:
     return home() / "estimates.jsonl"
 
 
 def keep(state: RunState) -> None:
-    """Add the score of a run to those of earlier ones; a run without one adds nothing."""
+    """Add a run to the earlier ones: its score and its steps; a run without any adds nothing."""
     found = score(state)
-    if found:
+    steps = [kept for step in state.steps.values() if (kept := _kept(step, state))]
+    if found or steps:
         make_folder(home())
-        line = strict_json.dumps({"run": state.id, "t": time.time(), "ratios": found})
+        line = {"run": state.id, "t": time.time(), "ratios": found, "steps": steps}
         with open(_file(), "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(strict_json.dumps(line) + "\n")
+
+
+def _kept(step: StepState, state: RunState) -> dict[str, Any]:
+    """What is learned from a step, {} where nothing can be: it ran in pieces, or not at all."""
+    if not step.basis or not step.actual or not _in_one_go(step):
+        return {}
+    basis = step.basis
+    return {
+        "group": basis.get("group"), "terms": basis.get("terms"), "actual": step.actual,
+        "open": bool(basis.get("open")), "share": _share(step, state),
+    }  # fmt: skip
+
+
+def _share(step: StepState, state: RunState) -> float:
+    """How much of the planned epochs a training did, 1 for other steps."""
+    epochs, rows = step.basis.get("epochs"), state.result("etl").get("rows")
+    trained = step.result.get("rows")
+    if not epochs or not isinstance(rows, Mapping) or not isinstance(trained, int | float):
+        return 1.0
+    planned = float(rows.get("train") or 0.0) * float(epochs)
+    return min(1.0, trained / planned) if planned > 0 and trained > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What the file of earlier runs tells, each run once by its last line, the oldest first.
+
+    `damaged`: how many of its lines no run has written; they are left out.
+    """
+
+    ratios: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    records: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
+    damaged: int = 0
+    unreadable: str = ""
+
+    def learned(self) -> Learned:
+        """What the runs teach."""
+        return Learned(tuple(one for records in self.records.values() for one in records))
+
+    def warning(self) -> str:
+        """What is wrong with the file, "" when nothing is."""
+        if self.unreadable:
+            return f"{_file()} cannot be read ({self.unreadable}): built-in estimates"
+        lines = f"{self.damaged} damaged line{'s' * (self.damaged > 1)}"
+        return f"{_file()}: {lines} left out" if self.damaged else ""
+
+
+def earlier() -> Earlier:
+    """The runs before; nothing in the file can make this fail."""
+    ratios: dict[str, Mapping[str, float]] = {}
+    records: dict[str, tuple[Record, ...]] = {}
+    damaged, unreadable = 0, ""
+    try:
+        for line in _last_lines(_file()):
+            try:
+                said = json.loads(line)
+                run = str(said["run"])
+                scored = _figures(said["ratios"])
+                steps = tuple(_record(step) for step in said.get("steps", ()))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                damaged += 1
+                continue
+            for kept in (ratios, records):
+                kept.pop(run, None)  # a resumed run counts once, by its last line
+            ratios[run] = {key: value for key, value in scored.items() if key in LEAST}
+            records[run] = steps
+    except FileNotFoundError:
+        pass  # the first run
+    except OSError as error:
+        unreadable = error.strerror or str(error)
+    return Earlier(ratios, records, damaged, unreadable)
+
+
+def _last_lines(path: Path) -> Iterator[str]:
+    """The whole lines at the end of the file; where it begins in the middle of one that is cut."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - READ_BYTES))
+        lines = file.read().split(b"\n")
+    for line in lines[1 if size > READ_BYTES else 0 :]:
+        if line.strip():
+            yield line.decode("utf-8", errors="replace")
+
+
+def _figures(said: Any) -> dict[str, float]:
+    """Names to figures; ValueError for what no run can have taken."""
+    found = {str(key): float(value) for key, value in dict(said).items()}
+    if not all(math.isfinite(value) and 0 <= value <= LARGEST for value in found.values()):
+        raise ValueError("a figure out of bounds")
+    return found
+
+
+def _record(said: Mapping[str, Any]) -> Record:
+    share = float(said.get("share", 1.0))
+    if not 0 < share <= 1:
+        raise ValueError("a share out of bounds")
+    return Record(
+        group=str(said["group"]),
+        terms={str(quantity): _figures(terms) for quantity, terms in said["terms"].items()},
+        actual=_figures(said["actual"]), share=share, open=bool(said.get("open")),
+    )  # fmt: skip
 
 
 def record() -> dict[str, Any]:
     """What the last runs scored: {"runs": how many, "ratios": their medians}."""
-    runs: dict[str, dict[str, float]] = {}
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in _file().read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-                said = json.loads(line)
-                runs.pop(str(said["run"]), None)  # a resumed run counts once, by its last score
-                runs[str(said["run"])] = {
-                    key: float(value) for key, value in said["ratios"].items() if key in LEAST
-                }
-    last = list(runs.values())[-KEPT_RUNS:]
+    known = earlier()
+    last = list(known.ratios.values())[-KEPT_RUNS:]
     medians = {key: round(median(values), 3) for key in LEAST
                if (values := [scored[key] for scored in last if key in scored])}  # fmt: skip
-    return {"runs": len(last), "ratios": medians}
+    return {"runs": len(last), "ratios": medians, "warning": known.warning()}
 
 
 def sentence(scored: Mapping[str, float]) -> str:
@@ -131,8 +208,27 @@ def sentence(scored: Mapping[str, float]) -> str:
 
 
 def record_sentence() -> str:
-    """What earlier runs scored, "" when there are none."""
+    """What earlier runs scored, and whether their file is whole; "" when there are none."""
     known = record()
     said = sentence(known["ratios"])
     runs = known["runs"]
-    return f"{runs} earlier run{'s' * (runs > 1)}: {said} (median)" if said else ""
+    scored = f"{runs} earlier run{'s' * (runs > 1)}: {said} (median)" if said else ""
+    return "; ".join(filter(None, (scored, known["warning"])))
+
+
+def in_words(value: float, within: float, form: str = "{:.1f}") -> str:
+    """A figure with its 90 % interval: 3.2 (2.5 to 4.1); alone where nobody gave one."""
+    figure = form.format(value)
+    if within <= 1 or value <= 0:
+        return figure
+    return f"{figure} ({form.format(value / within)} to {form.format(value * within)})"
+
+
+def intervals(estimate: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The 90 % interval [low, high] of each figure of an estimate as plan.json has it."""
+    within, found = estimate.get("within"), {}
+    for key, factor in within.items() if isinstance(within, Mapping) else ():
+        value = estimate.get(key)
+        if isinstance(value, int | float) and isinstance(factor, int | float) and factor >= 1:
+            found[key] = [round(value / factor, 6), round(value * factor, 6)]
+    return found

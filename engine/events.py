@@ -51,6 +51,10 @@ class StepEstimated(Event):
     memory_gib: float
     disk_gib: float
     network_gib: float
+    cpu_s: float = 0.0
+    within: dict[str, Any] = field(default_factory=dict)
+    basis: dict[str, Any] = field(default_factory=dict)
+    runs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,12 +26,21 @@ LOCKS = Path(__file__).resolve().parents[1] / "models" / "environments"
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What a step is expected to take. `network_gib` travels between this machine and the hosts of
-    the cluster, and among these; what is downloaded from elsewhere is not in it."""
+    the cluster, and among these; what is downloaded from elsewhere is not in it.
+
+    `within` has for each figure the factor of its 90 % interval: figure / factor to figure *
+    factor. `basis` is what it was made of, for those who learn from this run
+    (engine.estimates.Basis); `runs` is how many earlier runs its CPU-seconds were learned from.
+    """
 
     minutes: float
     memory_gib: float
     disk_gib: float
     network_gib: float = 0.0
+    cpu_s: float = 0.0
+    within: Mapping[str, float] = field(default_factory=dict)
+    basis: Mapping[str, Any] = field(default_factory=dict)
+    runs: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

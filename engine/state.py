@@ -88,6 +88,8 @@ class StepState:
     seconds: float | None = None
     starts: int = 0
     estimate: dict[str, float] = field(default_factory=dict)  # by the names of plan.Estimate
+    within: dict[str, float] = field(default_factory=dict)  # factor of the 90 % interval of each
+    basis: dict[str, Any] = field(default_factory=dict)  # what the estimate was made of
     actual: dict[str, float] = field(default_factory=dict)
     phase: str = ""
     phase_started: float | None = None
@@ -211,10 +213,12 @@ def _(event: ev.RunCreated, state: RunState) -> None:
 
 @_apply.register
 def _(event: ev.StepEstimated, state: RunState) -> None:
-    _step(state, event.step).estimate = {
+    step = _step(state, event.step)
+    step.estimate = {
         "minutes": event.minutes, "memory_gib": event.memory_gib, "disk_gib": event.disk_gib,
-        "network_gib": event.network_gib,
+        "network_gib": event.network_gib, "cpu_s": event.cpu_s,
     }  # fmt: skip
+    step.within, step.basis = _numbers(event.within), event.basis
 
 
 @_apply.register

@@ -86,6 +86,9 @@ class Listener:
     def sample(self, host: str, sample: Mapping[str, Any]) -> None:
         """One second of the host's resources."""
 
+    def ended(self, host: str, end: Mapping[str, Any]) -> None:
+        """The job is over on the host: exit code, CPU-seconds and memory of its largest process."""
+
     def silent(self, host: str, seconds: float) -> None:
         """Nothing was heard from the host for so long; 0: it is heard again."""
 
@@ -110,8 +113,9 @@ class _Outcome:
             listener.output(frame.data)
         elif frame.kind == "sample":
             listener.sample(host, frame.data)
-        elif frame.kind == "end" and host == head:
-            self.end = frame.data
+        elif frame.kind == "end":
+            listener.ended(host, frame.data)
+            self.end = frame.data if host == head else self.end
         elif frame.kind == "stack":
             stack = stack_of(frame.data)
             self.stacks[stack.rank] = stack

@@ -20,6 +20,7 @@ import contextlib
 import glob
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -212,7 +213,8 @@ class Sampler:
             for key in ("disk", "net")
             for after, before in zip(new[key], old[key])
         ]
-        ticks = sum(now[0] - old["job"].get(key, (now[0], 0))[0] for key, now in new["job"].items())
+        # a process that is new has used all of its ticks since the last call
+        ticks = sum(now[0] - old["job"].get(key, (0, 0))[0] for key, now in new["job"].items())
         sample = {
             "t": time.time(),
             "cpu": cpu,
@@ -227,6 +229,7 @@ class Sampler:
         if self.job is not None:
             resident = sum(rss for _, rss in new["job"].values())
             sample["job_cpu"] = round(100.0 * ticks / TICK / span, 1)
+            sample["job_cpu_s"] = round(ticks / TICK, 3)
             sample["job_memory_gib"] = round(resident / 2**30, 3)
         return sample
 
@@ -320,7 +323,13 @@ class Supervisor:
         code = child.wait() if child else 0
         orphans = sweep(self.job["id"])
         starved = oom_kills() - starved
-        self.say(k="end", code=code, why=why, swept=orphans, oom_kills=starved, t=time.time())
+        # of the child and all that was waited for below it; nothing where ranks are only watched
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.say(
+            k="end", code=code, why=why, swept=orphans, t=time.time(), oom_kills=starved,
+            cpu_s=round(used.ru_utime + used.ru_stime, 3),
+            largest_gib=round(used.ru_maxrss / 2.0**20, 6),
+        )  # fmt: skip
 
     def _over(self, child):  # type: (Optional[subprocess.Popen[bytes]]) -> bool
         """Whether the job has ended; one that is only watched ends when it is told to."""

@@ -7,7 +7,7 @@ models/README.md; every path in it is absolute, every worker writes only below `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -47,6 +47,17 @@ class Worker:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowCost:
+    """Training one row: CPU-microseconds of its dense layers and of its tables; those of a step
+    whatever its rows; bytes of memory for each id."""
+
+    dense_us: float
+    tables_us: float
+    step_us: float
+    id_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A model of the catalog: its settings, profiles, metrics and workers."""
 
@@ -64,6 +75,11 @@ class ModelSpec:
     cost: Mapping[str, float] = field(default_factory=dict)
     # bytes that a rank tells the others for each row it trains, by profile ("" = any other)
     traffic: Mapping[str, float] = field(default_factory=dict)
+    # (parsed settings, numeric columns, id columns) -> what training a row costs
+    row_cost: Callable[[Mapping[str, Any], int, int], RowCost] | None = None
+    # by profile: steps that an epoch of data with many rare ids should have, and the smallest batch
+    # that was measured to be worth it, where the goal is balanced; twice and half for accuracy
+    steps_for_tails: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def metric(self, name: str) -> Metric:
         """The metric of that name; KeyError lists the known ones."""

@@ -56,12 +56,14 @@ def train(spec: dict[str, Any], messenger: Messenger, stop: StopFlag) -> dict[st
         progress = loop.run()
         best, output = loop.best_weights(), Path(spec["output"])
         sha256 = checkpoint.write_weights(output, best, ranks, task.placed())
+        peak = torch.tensor([cpu.peak_rss_gib()])
+        ranks.sum(peak)
         if ranks.rank:
             return {}
         messenger.send(Note(text=f"training ended: {progress.stop_reason}"))
         values = {
             **result(task, best, progress, work), "weights_sha256": sha256,
-            "mean_step": loop.clock.result(),
+            "mean_step": loop.clock.result(), "peak_rss_gib": float(peak),
         }  # fmt: skip
         described = {
             "version": 1, "model": model.name, "settings": settings, **task.describe(),
@@ -115,7 +117,6 @@ def result(
         "parameters": sum(rows[name] * tensor[0].numel() for name, tensor in weights.items()),
         "stop_reason": progress.stop_reason, **asdict(work),
         "placement": task.placement.describe(),
-        "peak_rss_gib": cpu.peak_rss_gib(),
     }  # fmt: skip
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from engine import catalog
+from engine.advisor import model_settings
+from engine.advisor.estimate import training_s
 from engine.advisor.etl_place import etl_values
-from engine.advisor.job import Job, row_count
+from engine.advisor.job import Job
 from engine.advisor.layout import MANY_CORES, one_host_ranks
 from engine.plan import PlannedValue
 from engine.programs import registry
@@ -15,47 +18,60 @@ from engine.recipe import Value, flatten
 from models.api import ModelSpec
 from models.settings import resolve
 
-TABLE_MEMORY, TABLE_SHARE = "model.settings.table_memory_gib", 0.5
+LEAST_WORK_S = 1.0  # CPU-seconds of training that pay for starting a second rank
+PROFILE_REASONS = {
+    "optimized": "reaches the metric of stock in a small part of its time (bench dlrm)",
+}
 
 
 def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
     """Every value of the recipe and of the model's settings, with origin and reason."""
-    advised = advise(job)
+    profile = spec.profiles[job.recipe.model.profile]
+    settings, _ = resolve(spec.settings, profile, job.recipe.model.settings)
+    chosen, why = advise(job, spec, settings), _reasons(job)
     found = []
     for key, value in flatten(job.recipe.model_dump()).items():
         if key.startswith("model.settings"):
             continue
-        origin = job.origins.get(key, "built-in")
-        if key in advised:
-            chosen = advised[key]
-            found.append(
-                PlannedValue(
-                    key=key, value=chosen.value, origin=chosen.origin, reason=chosen.reason
-                )
-            )
+        if key in chosen:
+            found.append(_planned(chosen[key]))
         else:
-            reason = _size_of_ipex(job) if key == "train.environment" else ""
-            found.append(PlannedValue(key=key, value=value, origin=origin, reason=reason))
-    profile = spec.profiles[job.recipe.model.profile]
-    settings, _ = resolve(spec.settings, profile, job.recipe.model.settings)
+            origin = job.origins.get(key, "built-in")
+            found.append(PlannedValue(key=key, value=value, origin=origin, reason=why.get(key, "")))
+    advised = model_settings.advised(job, spec, settings)
+    said = model_settings.reasons(job, {**settings, **{n: v.value for n, v in advised.items()}})
     for name, setting in settings.items():
         key = f"model.settings.{name}"
+        if name in advised:
+            found.append(_planned(replace(advised[name], key=key)))
+            continue
         origin = job.origins.get(key) or (
             f"profile {job.recipe.model.profile}" if name in profile else "built-in"
         )
-        limit = _table_memory(job, settings) if key == TABLE_MEMORY else None
-        if limit is not None and key not in job.origins:
-            found.append(limit)
-            continue
         plain = "-".join(map(str, setting)) if isinstance(setting, tuple) else setting
-        found.append(PlannedValue(key=key, value=plain, origin=origin))
+        found.append(PlannedValue(key=key, value=plain, origin=origin, reason=said.get(name, "")))
     return found
 
 
-def advise(job: Job) -> dict[str, Value]:
-    """A value for each key the user left open."""
-    chosen = (_ranks(job), _parallel(job), *etl_values(job))
-    return {value.key: value for value in chosen if value}
+def _planned(value: Value) -> PlannedValue:
+    return PlannedValue(key=value.key, value=value.value, origin=value.origin, reason=value.reason)
+
+
+def _reasons(job: Job) -> dict[str, str]:
+    """Words to values that stay as they are."""
+    found = {"train.environment": _size_of_ipex(job)}
+    if job.files:
+        found["dataset.path"] = job.data.sentence()
+        found["dataset.columns.categorical"] = model_settings.about_columns(job)
+    if "model.profile" not in job.origins:
+        found["model.profile"] = PROFILE_REASONS.get(job.recipe.model.profile, "")
+    return found
+
+
+def advise(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str, Value]:
+    """A value for each key of the recipe that the user left open."""
+    found = (_ranks(job, spec, settings), _parallel(job), *etl_values(job))
+    return {value.key: value for value in found if value}
 
 
 def _parallel(job: Job) -> Value | None:
@@ -74,7 +90,7 @@ def _parallel(job: Job) -> Value | None:
     return Value("search.parallel", cores, "advisor", f"one trial for each of {cores} cores")
 
 
-def _ranks(job: Job) -> Value | None:
+def _ranks(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> Value | None:
     if job.recipe.train.ranks != "auto":
         return None
     if job.cluster:
@@ -82,9 +98,10 @@ def _ranks(job: Job) -> Value | None:
         ranks = sum(host.capacity for host in job.cluster)
         return Value("train.ranks", ranks, "advisor", f"what the hosts take: {shares}")
     cores = job.facts.physical_cores
-    rows = row_count(job)
-    if rows < 20_000:
-        return Value("train.ranks", 1, "advisor", f"{rows:,} rows: one rank ends sooner than two")
+    work_s = training_s(job, spec, settings)
+    if work_s < LEAST_WORK_S:
+        reason = f"about {work_s:.1f} CPU-seconds of training: one rank ends sooner than two"
+        return Value("train.ranks", 1, "advisor", reason)
     ranks = one_host_ranks(job.facts)
     if cores <= MANY_CORES:
         return Value("train.ranks", ranks, "advisor", f"one rank for each of {cores} cores")
@@ -100,16 +117,3 @@ def _size_of_ipex(job: Job) -> str:
         return "Intel Extension for PyTorch; installed"
     size = job.missing_gib["ipex"]
     return f"Intel Extension for PyTorch, with CUDA libraries: {size:.1f} GiB are to be installed"
-
-
-def _table_memory(job: Job, settings: Mapping[str, Any]) -> PlannedValue | None:
-    """Over several hosts tables that do not fit beside each other are spread: half of a host's
-    memory is theirs, the rest for rows, gradients and the system."""
-    if not job.cluster or not settings.get("fused_tables"):
-        return None
-    room = {h.name: h.facts.memory_gib * TABLE_SHARE / h.capacity for h in job.cluster}
-    least = min(room, key=lambda name: room[name])
-    return PlannedValue(
-        key=TABLE_MEMORY, value=round(room[least], 2), origin="advisor",
-        reason=f"half of the memory of {least}, by its ranks: larger tables are spread over ranks",
-    )  # fmt: skip

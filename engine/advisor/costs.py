@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-BYTES_PER_ROW = {"criteo": 240.0, "table": 100.0}
-GZIP_FACTOR = 3.5
 START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0, "ipex": 12.0}
+START_CPU_S = {"etl": 1.0, "spark": 15.0, "torch": 2.2, "ipex": 4.0}  # of one process
 ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0}
 DISK_GIB = {"data": 0.24, "etl": 0.16, "train": 0.02}  # output of a step for a million rows
 CHECKPOINT_GIB = 0.03  # for a million rows: weights, the best ones, the optimizer's state
 SPARK_START_S = 45.0  # master, workers and session over three hosts
 SPARK_COST = 7.0  # CPU-seconds of a row on Spark for one on Sail: 39 s and 5.4 s for 1 M rows
+CRITEO_COLUMNS = 39  # the prices of rows are those of rows with so many columns
+# Memory in GiB: of a process with its libraries, and for a million rows
+PROCESS_GIB = {"data": 0.15, "etl": 0.5, "roofline": 0.6, "train": 0.35, "evaluate": 0.4,
+               "optimize": 0.7}  # fmt: skip
+ROWS_GIB = {"data": 0.05, "etl": 0.4, "train": 0.16, "evaluate": 0.1, "optimize": 0.1}
+ID_GIB = {"etl": 0.1, "evaluate": 0.1, "optimize": 0.3}  # a million ids
+ROOFLINE_S, TRIALS_S = 3.0, 20.0  # CPU-seconds of the peaks, and of the forms that are tried
+DICTIONARY_S = 4.0  # CPU-seconds of the ETL for a million ids

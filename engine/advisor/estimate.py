@@ -1,70 +1,229 @@
-"""What each step is expected to take: time, memory, disk and network."""
+"""What each step is expected to take: time, memory, disk and network, with 90 % intervals.
+
+Each figure is a sum of terms at built-in prices; engine/learned.py knows from earlier runs what
+each term really takes on this host.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from engine.advisor.costs import (
     CHECKPOINT_GIB,
+    CRITEO_COLUMNS,
+    DICTIONARY_S,
     DISK_GIB,
+    ID_GIB,
+    PROCESS_GIB,
+    ROOFLINE_S,
+    ROWS_GIB,
     SPARK_COST,
     SPARK_START_S,
+    START_CPU_S,
     START_S,
+    TRIALS_S,
 )
 from engine.advisor.etl_place import place_etl
-from engine.advisor.job import Job, row_count
+from engine.advisor.job import Job
 from engine.advisor.layout import spark_cores
+from engine.advisor.model_settings import batch_of, training_rows
+from engine.estimates import Basis
+from engine.learned import START, Terms
 from engine.plan import Estimate, Step
 from hosts.inventory import LOCAL
-from models.api import ModelSpec
+from models.api import ModelSpec, RowCost
+from models.settings import resolve
+
+PRICES = "prices 1"  # another number when a term or its built-in price changes: old records then
+# teach nothing, for their terms mean something else
+DIGITS = {"minutes": 3, "memory_gib": 3, "disk_gib": 4, "network_gib": 4, "cpu_s": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A step as its price sees it. Rows and ids in millions, `rows` those that it goes through."""
+
+    kind: str
+    environment: str
+    rows: float
+    cells: float  # rows, in rows of CRITEO_COLUMNS columns
+    ids: float
+    cores: int
+    values: Mapping[str, Any]
+    settings: Mapping[str, Any]  # of the model
 
 
 def estimate(
     job: Job, spec: ModelSpec, kind: str, worker: str, environment: str, values: Mapping[str, Any]
 ) -> Estimate:
-    """CPU-seconds a million rows (ModelSpec.cost) over the cores, plus the start of Python."""
-    millions = 0.0 if kind == "roofline" else row_count(job) / 1e6  # it reads no data
-    cost = spec.cost.get(f"{worker}/{job.recipe.model.profile}", spec.cost.get(worker, 1.0))
-    epochs = int(values["model.settings.epochs"]) if kind == "train" else 1
-    cores = len(job.facts.cores) if kind in ("etl", "train") else 1
-    if kind == "train" and job.cluster:
-        cores = sum(len(host.facts.cores) for host in job.cluster)
-    start_s, place = START_S[environment], place_etl(job) if kind == "etl" else None
+    """What a step takes, as earlier runs on the same host tell, or else by the built-in prices."""
+    planned = _planned(job, spec, kind, environment, values)
+    cpu = _cpu_terms(job, spec, worker, planned)
+    minutes = {
+        START: _start_s(job, planned) / 60,
+        "work": sum(v for name, v in cpu.items() if name != START) / planned.cores / 60,
+    }
+    terms: dict[str, Terms] = {
+        "cpu_s": cpu, "minutes": minutes, "memory_gib": _memory_terms(job, spec, planned),
+        "disk_gib": _disk_terms(job, spec, planned),
+        "network_gib": _network_terms(job, spec, planned, sum(minutes.values())),
+    }  # fmt: skip
+    is_open = kind == "train" and (int(planned.settings["epochs"]) > 1 or bool(
+        job.recipe.goal.target or job.recipe.goal.minutes))  # fmt: skip
+    basis = Basis(
+        group=_group(job, spec, planned), terms=terms, open=is_open,
+        epochs=int(planned.settings["epochs"]) if kind == "train" else 0,
+    )  # fmt: skip
+    found = {
+        quantity: job.learned.forecast(basis.group, quantity, parts, is_open)
+        for quantity, parts in terms.items()
+    }
+    figures = {key: round(one.value, DIGITS[key]) for key, one in found.items()}
+    within = {key: round(one.within, 3) for key, one in found.items() if figures[key] > 0}
+    return Estimate(**figures, within=within, basis=basis.to_json(), runs=found["cpu_s"].runs)
+
+
+def _planned(
+    job: Job, spec: ModelSpec, kind: str, environment: str, values: Mapping[str, Any]
+) -> Planned:
+    raw = {one.name: values[f"model.settings.{one.name}"] for one in spec.settings}
+    settings, _ = resolve(spec.settings, raw)
+    split, data = job.recipe.split, job.data
+    part = {"train": 1 - split.valid - split.test, "evaluate": split.test,
+            "optimize": split.valid, "roofline": 0.0}.get(kind, 1.0)  # fmt: skip
+    rows = data.rows * part / 1e6
+    columns = (data.numeric + data.categorical) / CRITEO_COLUMNS
+    min_count = int(str(settings.get("min_count", 1)))
+    ids = data.entries(min_count, 1 - split.valid - split.test) / 1e6
+    cores = len(job.facts.cores) if kind in ("data", "etl") else 1
+    if kind == "train":
+        ranks = int(values["train.ranks"])
+        there = sum(len(host.facts.cores) for host in job.cluster) or len(job.facts.cores)
+        cores = min(ranks, there)
+    place = place_etl(job) if kind == "etl" else None
     if place is not None and place.host != LOCAL:
         cores = spark_cores(job.cluster[0].slots, job.cluster[0].facts)
         if place.engine == "spark":
             cores = sum(spark_cores(host.slots, host.facts) for host in job.cluster)
-            start_s, cost = SPARK_START_S, cost * SPARK_COST
-    seconds = start_s + millions * cost * epochs / cores
-    disk = DISK_GIB.get(kind, 0.001) * millions
-    memory = {"data": 0.3, "etl": 1.0 + 0.25 * millions, "train": 0.6 * values["train.ranks"]}
-    network = _training_gib(job, spec, values, millions, seconds) if kind == "train" else 0.0
-    return Estimate(
-        minutes=round(seconds / 60, 3),
-        memory_gib=round(memory.get(kind, 0.8) + (0.16 * millions if kind != "data" else 0), 2),
-        disk_gib=round(disk + 0.002, 3),
-        network_gib=round(network, 4),
-    )
+    return Planned(kind=kind, environment=environment, rows=rows, cells=rows * columns, ids=ids,
+                   cores=cores, values=values, settings=settings)  # fmt: skip
 
 
-def _training_gib(
-    job: Job, spec: ModelSpec, values: Mapping[str, Any], millions: float, seconds: float
-) -> float:
+def _group(job: Job, spec: ModelSpec, planned: Planned) -> str:
+    """What is alike: host or hosts, model, step, environment, and for a training the profile."""
+    facts = job.facts
+    place = f"{facts.hostname}, {facts.cpu_model}, {len(facts.cores)} cores"
+    if job.cluster and planned.kind in ("etl", "train"):
+        place = ", ".join(f"{h.name}: {len(h.facts.cores)} cores" for h in job.cluster)
+        place += f"; ETL on {planned.values['etl.engine']}" * (planned.kind == "etl")
+    profile = job.recipe.model.profile if planned.kind == "train" else ""
+    return " | ".join((place, spec.name, planned.kind, planned.environment, profile, PRICES))
+
+
+def _on_spark_hosts(job: Job, planned: Planned) -> bool:
+    place = place_etl(job) if planned.kind == "etl" else None
+    return place is not None and place.host != LOCAL and place.engine == "spark"
+
+
+def _start_s(job: Job, planned: Planned) -> float:
+    return SPARK_START_S if _on_spark_hosts(job, planned) else START_S[planned.environment]
+
+
+def _row_cost(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> RowCost:
+    """The model's own price of a training row, or its ModelSpec.cost alone."""
+    if spec.row_cost is None:
+        cost = spec.cost.get(f"train/{job.recipe.model.profile}", spec.cost.get("train", 1.0))
+        return RowCost(dense_us=cost, tables_us=0.0, step_us=0.0, id_bytes=0.0)
+    return spec.row_cost(settings, job.data.numeric, job.data.categorical)
+
+
+def training_s(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> float:
+    """CPU-seconds of all epochs on one rank at the built-in price, its start apart."""
+    terms = _training_terms(job, spec, settings, ranks=1)
+    return sum(value for name, value in terms.items() if name != START)
+
+
+def _cpu_terms(job: Job, spec: ModelSpec, worker: str, planned: Planned) -> Terms:
+    """CPU-seconds: microseconds a row are seconds for a million."""
+    start = START_CPU_S[planned.environment]
+    if planned.kind == "train":
+        ranks = int(planned.values["train.ranks"])
+        return _training_terms(job, spec, planned.settings, ranks, planned.environment)
+    if planned.kind == "roofline":
+        return {START: start + ROOFLINE_S}
+    cost = spec.cost.get(worker, 1.0) * (SPARK_COST if _on_spark_hosts(job, planned) else 1.0)
+    if planned.kind == "etl":
+        return {START: start, "rows": cost * planned.cells, "ids": DICTIONARY_S * planned.ids}
+    if planned.kind == "optimize":
+        return {START: start + TRIALS_S, "rows": cost * planned.rows}
+    return {START: start, "rows": cost * planned.cells}
+
+
+def _training_terms(
+    job: Job, spec: ModelSpec, settings: Mapping[str, Any], ranks: int, environment: str = "torch"
+) -> Terms:
+    """Rows trained and validated, each rank's steps, and each rank's start.
+
+    Every rank makes the whole update of the tables, so a part of their price counts for each.
+    """
+    row, epochs = _row_cost(job, spec, settings), int(settings["epochs"])
+    rows = training_rows(job) / 1e6 * epochs
+    scored = job.data.rows / 1e6 * job.recipe.split.valid * epochs
+    scored *= int(settings["evals_per_epoch"])
+    return {
+        START: START_CPU_S[environment] * ranks,
+        "dense": row.dense_us * (rows + scored / 3),
+        "tables": row.tables_us * (rows * (1 + 0.3 * (ranks - 1)) + scored / 3),
+        "steps": row.step_us * rows / batch_of(job, settings) * ranks,
+    }
+
+
+def _tables_gib(job: Job, spec: ModelSpec, planned: Planned) -> float:
+    """Tables of one rank with their best copy and optimizer."""
+    whole = planned.ids * 1e6 * _row_cost(job, spec, planned.settings).id_bytes / 2**30
+    limit = float(planned.settings.get("table_memory_gib", 0.0))
+    return min(whole, limit) if limit else whole
+
+
+def _memory_terms(job: Job, spec: ModelSpec, planned: Planned) -> Terms:
+    ranks = int(planned.values["train.ranks"]) if planned.kind == "train" else 1
+    ids = ID_GIB.get(planned.kind, 0.0) * planned.ids
+    if planned.kind == "train":
+        ids = _tables_gib(job, spec, planned) * ranks
+    return {
+        "processes": PROCESS_GIB[planned.kind] * ranks,
+        "rows": ROWS_GIB.get(planned.kind, 0.0) * planned.cells,
+        "ids": ids,
+    }
+
+
+def _disk_terms(job: Job, spec: ModelSpec, planned: Planned) -> Terms:
+    if planned.kind in ("train", "optimize"):  # one copy of the weights; those and a second form
+        copies = 0.5 if planned.kind == "train" else 1.0
+        return {"files": 0.002, "ids": copies * _tables_gib(job, spec, planned)}
+    return {"files": 0.002, "rows": DISK_GIB.get(planned.kind, 0.001) * planned.cells}
+
+
+def _network_terms(job: Job, spec: ModelSpec, planned: Planned, minutes: float) -> Terms:
     """Data to the hosts, checkpoints back, and what ranks tell each other over the wire.
 
     Each rank must hear of every row that others train. In gloo's ring a host gets over the wire
     what all ranks say but one, so that goes once to each host.
     """
-    hosts, ranks = len(job.cluster), int(values["train.ranks"])
-    if not hosts:
-        return 0.0
-    data = DISK_GIB["etl"] * millions * (1 if job.shared else hosts)
-    saves = 1 + seconds // float(values["train.checkpoint_s"])
+    hosts, ranks = len(job.cluster), int(planned.values["train.ranks"])
+    if not hosts or planned.kind != "train":
+        return {}
+    millions = job.data.rows / 1e6
+    saves = 1 + 60 * minutes // float(planned.values["train.checkpoint_s"])
     told = spec.traffic.get(job.recipe.model.profile, spec.traffic.get("", 0.0))
-    rows = millions * 1e6 * int(values["model.settings.epochs"])
-    between = rows * told * (ranks - 1) / ranks * hosts / 2**30 if hosts > 1 else 0.0
-    return data + saves * CHECKPOINT_GIB * millions + between
+    rows = millions * 1e6 * int(planned.settings["epochs"])
+    return {
+        "data": DISK_GIB["etl"] * millions * (1 if job.shared else hosts),
+        "saves": saves * CHECKPOINT_GIB * millions,
+        "ranks": rows * told * (ranks - 1) / ranks * hosts / 2**30 if hosts > 1 else 0.0,
+    }
 
 
 def environments_gib(job: Job, steps: Sequence[Step]) -> float:

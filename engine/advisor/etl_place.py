@@ -8,7 +8,7 @@ from typing import Any
 
 from engine import catalog
 from engine.advisor.costs import SPARK_COST, SPARK_START_S, START_S
-from engine.advisor.job import Job, row_count
+from engine.advisor.job import Job
 from engine.advisor.layout import spark_cores
 from engine.recipe import Value
 from hosts.inventory import LOCAL
@@ -28,7 +28,7 @@ def place_etl(job: Job) -> EtlPlace | None:
     etl = job.recipe.etl
     if not job.cluster or etl.address or etl.engine == "sail":
         return None
-    rows, least = row_count(job), _rows_for_spark(job)
+    rows, least = job.data.rows, _rows_for_spark(job)
     if etl.engine == "auto" and (least is None or rows < least):
         pays = f"pays from {least:,} rows on" if least else "does not pay: it needs more cores"
         return EtlPlace("sail", LOCAL, f"{rows:,} rows: Spark over {job.recipe.cluster} {pays}")

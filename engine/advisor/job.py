@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from engine.advisor.costs import BYTES_PER_ROW, GZIP_FACTOR
 from engine.advisor.layout import ClusterHost
 from engine.facts import FileFacts
+from engine.learned import NOTHING_LEARNED, Learned
 from engine.recipe import Recipe
+from engine.sample import DataFacts, look
 from hosts.probe import HostFacts
 
 
@@ -27,13 +29,9 @@ class Job:
     cluster: Sequence[ClusterHost] = ()  # empty: this machine
     shared: str | None = None  # the folder that all hosts of the cluster see
     has_jdk: bool = False  # whether a Java runtime can be made here for hosts without one
+    learned: Learned = NOTHING_LEARNED  # from earlier runs; without them the built-in prices hold
 
-
-def row_count(job: Job) -> int:
-    """Rows of the data set: exact for generated data, a guess by size otherwise."""
-    if job.recipe.dataset.generate:
-        return job.recipe.dataset.generate.rows
-    size = sum(
-        f.size * (GZIP_FACTOR if f.path.suffix in (".gz", ".parquet") else 1.0) for f in job.files
-    )
-    return max(1, int(size / BYTES_PER_ROW[job.recipe.dataset.format]))
+    @cached_property
+    def data(self) -> DataFacts:
+        """What is known of the data, at the price of a small sample of the files."""
+        return look(self.recipe.dataset, self.files)

@@ -137,7 +137,8 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
 def _estimate(
     job: Job, spec: ModelSpec, kind: str, worker: str, environment: str, values: Mapping[str, Any]
 ) -> Estimate:
-    """What a step takes; a search takes what its trainings take, so many at a time."""
+    """What a step takes; a search takes what its trainings take, so many at a time. Nobody learns
+    from it what one training takes."""
     search = job.recipe.search
     if kind != "search" or search is None:
         return estimate(job, spec, kind, worker, environment, values)
@@ -151,6 +152,8 @@ def _estimate(
         memory_gib=round(one.memory_gib * min(parallel, trials), 2),
         disk_gib=round(one.disk_gib * (min(parallel, trials) + 1), 3),
         network_gib=0.0,
+        cpu_s=round(one.cpu_s * trials, 2),
+        basis={},
     )
 
 

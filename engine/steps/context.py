@@ -14,10 +14,10 @@ from typing import Any
 from engine import catalog
 from engine import events as ev
 from engine.environments import environment_folder
-from engine.estimates import Usage
 from engine.pace import RankPaces
 from engine.plan import Plan, Step
 from engine.store import EventLog, RunFolder, cache_folder
+from engine.usage import Usage
 from engine.work import Launch, Listener, LogFile, run_worker, write_spec
 from hosts import mpi
 from hosts.inventory import LOCAL
@@ -122,6 +122,9 @@ class StepListener(Listener):
             with open(path, "a", encoding="utf-8") as file:
                 # `heard` is this machine's time: that of the host may be another
                 file.write(json.dumps({"host": host, "heard": time.time(), **sample}) + "\n")
+
+    def ended(self, host: str, end: Mapping[str, Any]) -> None:
+        self._context.usage(self._step).ended(host, end)
 
     def silent(self, host: str, seconds: float) -> None:
         if not seconds or time.monotonic() - self._silent_told.get(host, 0.0) > 1.0:

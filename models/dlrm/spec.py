@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models.api import Goal, Metric, ModelSpec, Worker
+from models.dlrm.cost import row_cost
 from models.dlrm.settings import SETTINGS
 
 _STOCK = {
@@ -36,6 +37,8 @@ SPEC = ModelSpec(
     paper="Naumov et al. 2019, Deep Learning Recommendation Model, arXiv 1906.00091",
     formats=("criteo", "table"),
     settings=SETTINGS,
+    row_cost=row_cost,
+    steps_for_tails={"optimized": (400, 512)},
     cost={"generate": 10, "etl": 12, "train": 150, "train/optimized": 20, "train/tiny": 20,
           "train/terabyte": 250,
           "evaluate": 1, "optimize": 2},

@@ -9,40 +9,9 @@ import pytest
 
 from engine import estimates
 from engine import events as ev
-from engine.estimates import Usage
 from engine.state import RunState, fold
-from hosts.inventory import LOCAL
 
 T0 = 1_700_000_000.0
-
-
-def sample(t: float, memory: float, received: float = 0.0) -> dict[str, float]:
-    return {"t": t, "job_memory_gib": memory, "net_rx_mib_s": received}
-
-
-def test_peak_memory_is_that_of_all_hosts_and_of_what_the_worker_saw(tmp_path: Path) -> None:
-    usage = Usage()
-    for t, memory in enumerate((0.1, 0.7, 0.3)):
-        usage.sample("h1", sample(T0 + t, memory))
-        usage.sample("h2", sample(T0 + t, memory / 2))
-    (tmp_path / "part").write_bytes(b"x" * 2**20)
-    took = usage.actual(90.0, {}, tmp_path)
-    assert took == {"minutes": 1.5, "memory_gib": 1.05, "disk_gib": round(1 / 1024, 6),
-                    "network_gib": 0.0}  # fmt: skip
-    assert usage.actual(1.0, {"peak_rss_gib": 2.5}, tmp_path)["memory_gib"] == 2.5
-    nothing = Usage().actual(1.2, {}, tmp_path / "none")
-    assert nothing == {"minutes": 0.02, "network_gib": 0.0}
-
-
-def test_network_is_what_reaches_the_hosts_of_a_cluster_and_what_was_sent(tmp_path: Path) -> None:
-    usage = Usage()
-    for second in range(11):
-        usage.sample("h1", sample(T0 + second, 0.1, received=64.0))
-        usage.sample(LOCAL, sample(T0 + second, 0.1, received=999.0))  # not of this run
-    usage.sample("h1", sample(T0 + 1000, 0.1, received=64.0))  # after a long silence
-    usage.moved(2**30)
-    sent = usage.actual(1.0, {}, tmp_path)["network_gib"]
-    assert sent == pytest.approx(1.0 + 64 * (10 + estimates.LONGEST_S) / 1024, abs=1e-5)
 
 
 def a_run(run: str, minutes: float, twice: bool = False) -> RunState:
@@ -81,8 +50,88 @@ def test_scores_of_earlier_runs_are_kept_each_once(aiok_home: Path) -> None:
     with open(aiok_home / "estimates.jsonl", "a", encoding="utf-8") as file:
         file.write('{"run": 3}\n[]\nnot json\n{"run": "torn", "rat')
     known = estimates.record()
-    assert known == {"runs": 3, "ratios": {"minutes": 1.5, "memory_gib": 0.5}}
-    said = estimates.record_sentence()
+    assert known["runs"] == 3
+    assert known["ratios"] == {"minutes": 1.5, "memory_gib": 0.5}
+    said, warning = estimates.record_sentence().split("; ")
     assert said == "3 earlier runs: time 1.5x, memory 0.5x of the estimate (median)"
+    assert warning == f"{aiok_home / 'estimates.jsonl'}: 4 damaged lines left out"
     lines = (aiok_home / "estimates.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["run"] == "a-0"
+
+
+def a_training(run: str, rows: float, share: float = 1.0) -> RunState:
+    """A run of two epochs at most that took twice its built-in price."""
+    terms = {"start": 4.0, "rows": 10 * rows}
+    basis = estimates.Basis(group="here", terms={"cpu_s": terms}, open=True, epochs=2).to_json()
+    events: list[ev.Event] = [
+        ev.RunCreated(t=T0, run=run, recipe="r",
+                      steps=[{"id": i, "kind": i, "title": i} for i in ("etl", "train")]),
+        ev.StepEstimated(t=T0, step="train", minutes=1.0, memory_gib=1.0, disk_gib=0.1,
+                         network_gib=0.0, cpu_s=14.0, within={"cpu_s": 3.0}, basis=basis),
+        ev.StepReused(t=T0, step="etl", identity="e", result={"rows": {"train": 1000}}),
+        ev.StepStarted(t=T0, step="train", identity="t"),
+        ev.StepFinished(t=T0, step="train", identity="t", seconds=60.0,
+                        result={"rows": 2000 * share},
+                        actual={"cpu_s": 2 * (4 + 10 * rows * share)}),
+    ]  # fmt: skip
+    return fold(filter(None, (ev.decode(ev.encode(event)) for event in events)))
+
+
+def test_what_runs_took_is_learned_from_the_file(aiok_home: Path) -> None:
+    for number, rows in enumerate((0.5, 1.0, 2.0, 4.0)):
+        estimates.keep(a_training(f"t-{number}", rows, share=0.5))
+    learned = estimates.earlier().learned()
+    assert [record.share for record in learned.records] == [0.5] * 4
+    found = learned.forecast("here", "cpu_s", {"start": 4.0, "rows": 30.0})
+    assert found.value == pytest.approx(68.0, rel=0.1) and found.runs == 4
+    early = learned.forecast("here", "cpu_s", {"start": 4.0, "rows": 30.0}, is_open=True)
+    assert early.value == pytest.approx(2 * (4 + 30 * 0.6), rel=0.1)
+
+
+HOSTILE = (
+    "[]", "7", "null", '{"run": 1, "ratios": 3}', '{"run": "a", "ratios": {"minutes": NaN}}',
+    '{"run": "a", "ratios": {}, "steps": 4}', '{"run": "a", "ratios": {}, "steps": [[]]}',
+    '{"run": "a", "ratios": {}, "steps": [{"group": "here", "terms": {"cpu_s": {"rows": 1e999}},'
+    ' "actual": {"cpu_s": 1}}]}',
+    '{"run": "a", "ratios": {}, "steps": [{"group": "here", "terms": {"cpu_s": {"rows": -1}},'
+    ' "actual": {"cpu_s": 1}}]}',
+    '{"run": "a", "ratios": {}, "steps": [{"group": "here", "terms": {}, "actual": {},'
+    ' "share": 0}]}',
+    "[" * 100_000, "\x00\x1b[2J", '{"run": "torn", "rat',
+)  # fmt: skip
+
+
+def test_a_damaged_file_is_left_out_line_by_line_with_a_word(aiok_home: Path) -> None:
+    estimates.keep(a_training("t-1", 1.0))
+    path = aiok_home / "estimates.jsonl"
+    with open(path, "ab") as file:
+        file.write("\n".join(HOSTILE).encode() + b"\n\xff\xfe\n")
+    estimates.keep(a_training("t-2", 2.0))
+    known = estimates.earlier()
+    assert list(known.records) == ["t-1", "t-2"]
+    assert known.damaged == len(HOSTILE) + 1
+    assert f"{len(HOSTILE) + 1} damaged lines left out" in estimates.record_sentence()
+    path.unlink()
+    path.mkdir()
+    assert estimates.earlier().learned().records == ()
+    assert "cannot be read" in estimates.record_sentence()
+
+
+def test_only_the_end_of_a_long_file_is_read(
+    aiok_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "READ_BYTES", 2000)
+    for number in range(20):
+        estimates.keep(a_training(f"t-{number}", 1.0))
+    known = estimates.earlier()
+    assert 2 <= len(known.records) < 20 and known.damaged == 0
+    assert list(known.records)[-1] == "t-19"
+
+
+def test_an_interval_is_told_with_its_figure() -> None:
+    assert estimates.in_words(2.0, 1.25, "{:.2f}") == "2.00 (1.60 to 2.50)"
+    assert estimates.in_words(2.0, 1.0) == estimates.in_words(2.0, 0.0) == "2.0"
+    assert estimates.in_words(0.0, 3.0) == "0.0"
+    plain = {"minutes": 2.0, "cpu_s": 4.0, "within": {"minutes": 2.0, "cpu_s": "x", "odd": 2.0}}
+    assert estimates.intervals(plain) == {"minutes": [1.0, 4.0]}
+    assert estimates.intervals({"within": 3}) == {}

@@ -66,6 +66,18 @@ def test_output_messages_and_exit_code_arrive(jobs: Callable[..., Job]) -> None:
     assert job.ended
 
 
+def test_the_end_tells_what_the_job_and_its_children_have_used(jobs: Callable[..., Job]) -> None:
+    burn = "import time; x = b'1' * (150 << 20)\nwhile time.process_time() < 0.6: pass"
+    frames = follow(
+        jobs('$PY -S -c "$BURN" & $PY -S -c "$BURN"; wait', PY=sys.executable, BURN=burn)
+    )
+    end = frames[-1].data
+    assert 1.2 <= end["cpu_s"] < 2.5
+    assert 150 / 1024 < end["largest_gib"] < 0.3
+    sampled = sum(f.data["job_cpu_s"] for f in frames if f.kind == "sample")
+    assert 0.0 <= sampled <= end["cpu_s"] + 0.05
+
+
 def test_much_output_arrives_whole_and_in_order(jobs: Callable[..., Job]) -> None:
     frames = follow(jobs("seq 1 200000; head -c 300000 /dev/zero | tr '\\0' x"))
     text = output(frames)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models import cpu, roofline
-from models.dlrm import spec, workload
+from models.dlrm import cost, spec, workload
 from models.dlrm.network import Dlrm
 from models.messages import Progress
 from models.settings import resolve
@@ -100,3 +100,7 @@ def test_work_of_a_row_is_the_count_by_hand(
     read, updated, accumulators = 2 * width * 4, 2 * 2 * width * 4, 2 * 2 * state * 4
     assert training.bytes_per_row == row + 1 + read + updated + accumulators
     assert training.precision == "bf16"
+    # what the advisor counts on without a network
+    counted = cost.row_cost(settings, 3, 2)
+    assert counted.dense_us * cost.FLOPS_PER_US == pytest.approx(training.flops_per_row)
+    assert counted.id_bytes == 4 * (2 * width + 2)
