@@ -53,7 +53,8 @@ def run_of_job(name: str) -> str:
 class Launch:
     """A worker to start. `code` names the copy of the workers' code, `ranks` is how many `done`
     messages make a success; over several hosts `hosts` names that of each rank. A rank that has
-    begun to step and then is silent for `hang_s`, or ten of its steps, is taken for hung."""
+    begun to step and then is silent for `hang_s`, or ten of its steps, is taken for hung; before
+    that, all ranks that are silent for `start_s` (0: no limit)."""
 
     job: str
     code: str
@@ -62,6 +63,7 @@ class Launch:
     ranks: int = 1
     grace_s: float = 15.0
     hang_s: float = 30.0
+    start_s: float = 0.0
     hosts: Sequence[str] = ()
 
     def place_of(self, rank: int, head: str) -> str:
@@ -89,7 +91,7 @@ class _Outcome:
     """What the frames of a job add up to."""
 
     def __init__(self, launch: Launch) -> None:
-        self.watchdog = Watchdog(launch.ranks, launch.hang_s)
+        self.watchdog = Watchdog(launch.ranks, launch.hang_s, launch.start_s)
         self.stacks: dict[int, Stack] = {}
         self.done: set[int] = set()
         self.complained: set[int] = set()

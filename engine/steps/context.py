@@ -17,6 +17,7 @@ from engine.estimates import Usage
 from engine.pace import RankPaces
 from engine.plan import Plan, Step
 from engine.store import EventLog, RunFolder, cache_folder
+from engine.watchdog import START_S
 from engine.work import Launch, Listener, LogFile, run_worker, write_spec
 from hosts import mpi
 from hosts.inventory import LOCAL
@@ -209,6 +210,7 @@ def run_step_worker(
                 ranks=max(1, ranks),
                 grace_s=float(context.value("faults.grace_s")),
                 hang_s=float(context.value("faults.hang_s")),
+                start_s=START_S if ranks else 0.0,
             ),
             listener,
             context.stop_level,
