@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from engine.environments import WORKS_IN
 from engine.errors import EnvironmentProblem
 from engine.facts import FileFacts
 from engine.plan import Estimate, Plan, PlannedValue, Step, identify
@@ -40,6 +41,7 @@ class ClusterHost:
     facts: HostFacts
     problems: Sequence[str] = ()  # a sentence for each thing that keeps it from working
     missing_gib: Mapping[str, float] = field(default_factory=dict)  # wheels it lacks
+    room_gib: Mapping[str, float] = field(default_factory=dict)  # disk for environments it lacks
 
     @property
     def capacity(self) -> int:
@@ -406,8 +408,14 @@ def _estimate(
 
 def _environments_gib(job: Job, steps: Sequence[Step]) -> float:
     """The wheels that go to hosts of the cluster: what works there and is not there yet."""
-    needed = {step.environment for step in steps if step.host == job.recipe.cluster != LOCAL}
+    needed = _environments_there(job, steps)
     return round(sum(host.missing_gib.get(name, 0.0) for host in job.cluster for name in needed), 3)
+
+
+def _environments_there(job: Job, steps: Sequence[Step]) -> list[str]:
+    """The environments that work on the hosts of the cluster."""
+    there = (step.environment for step in steps if step.host == job.recipe.cluster != LOCAL)
+    return sorted(set(there))
 
 
 def _training_gib(
@@ -439,6 +447,7 @@ def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> li
             f"{_size(need)}; "
             "free some (aiok clean), or set AIOK_HOME to a larger disk"
         )
+    problems += _host_disks(job, _environments_there(job, steps))
     memory = max(step.estimate.memory_gib for step in steps if step.host == LOCAL)
     if memory > job.facts.memory_gib:
         problems.append(
@@ -451,6 +460,21 @@ def _obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> li
             "set train.environment=torch"
         )
     return problems + _java_problems(job, values)
+
+
+def _host_disks(job: Job, needed: Sequence[str]) -> list[str]:
+    """Hosts without space for the environments that this recipe needs there; the preflight, which
+    knows no recipe, has counted that of `train` alone."""
+    problems = []
+    for host in job.cluster:
+        lacks = [name for name in needed if name in host.room_gib]
+        need, free = sum(host.room_gib[name] for name in lacks), host.facts.disk_free_gib
+        if need > free and lacks != [WORKS_IN]:
+            problems.append(
+                f"{host.name}: {_size(free)} free, the environments {' and '.join(lacks)} need "
+                f"about {_size(need)}; free some, or choose another work_folder in the inventory"
+            )
+    return problems
 
 
 def _java_problems(job: Job, values: Mapping[str, Any]) -> list[str]:

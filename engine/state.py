@@ -138,6 +138,7 @@ class RunState:
     silent_hosts: dict[str, float] = field(default_factory=dict)
     losses: list[ev.WorkLost] = field(default_factory=list)  # that the fault policy met
     awaited: ev.HostsAwaited | None = None
+    without: list[str] = field(default_factory=list)  # hosts that are left out
     updated: float = 0.0
 
     @property
@@ -220,7 +221,7 @@ def _(event: ev.RunStarted, state: RunState) -> None:
     state.status, state.pid, state.attempt = RunStatus.RUNNING, event.pid, event.attempt
     state.started = state.started or event.t
     state.ended = state.exit_code = state.awaited = None
-    state.silent_hosts = {}
+    state.silent_hosts, state.without = {}, event.without
     for step in state.steps.values():
         if not step.status.is_whole:
             step.status, step.problem = StepStatus.WAITING, None
@@ -245,6 +246,7 @@ def _(event: ev.HostsAwaited, state: RunState) -> None:
 @_apply.register
 def _(event: ev.WorkRestarted, state: RunState) -> None:
     state.status, state.attempt, state.awaited = RunStatus.RUNNING, event.attempt, None
+    state.without = event.without
 
 
 @_apply.register

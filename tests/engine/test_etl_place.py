@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,16 @@ def facts(name: str, cores: int = 4, java: str = JAVA) -> HostFacts:
 def planned(
     etl: dict[str, Any], rows: int = 100_000, shared: str | None = "/nfs", cores: int = 4,
     hosts: tuple[HostFacts, ...] = (), has_jdk: bool = False,
+    room_gib: Mapping[str, float] | None = None,
 ) -> Plan:  # fmt: skip
     recipe = Recipe.model_validate(
         {"dataset": {"generate": {"rows": rows}}, "cluster": "lab", "etl": etl}
     )
     found = hosts or tuple(facts(name, cores) for name in ("h1", "h2", "h3"))
-    cluster = [ClusterHost(name=host.hostname, slots=None, facts=host) for host in found]
+    cluster = [
+        ClusterHost(name=host.hostname, slots=None, facts=host, room_gib=room_gib or {})
+        for host in found
+    ]
     return advisor.make_plan(Job(
         name="r", recipe=recipe, origins=dict.fromkeys(flatten(recipe.model_dump()), "recipe"),
         facts=facts(LOCAL), files=list[FileFacts](), missing_gib={}, cluster=cluster,
@@ -103,6 +108,24 @@ def test_a_host_without_java_is_a_problem_only_where_none_can_be_made() -> None:
     assert "openjdk-17-jre-headless" in problem
     assert planned({"engine": "spark"}, hosts=hosts, has_jdk=True).problems == ()
     assert planned({"engine": "sail"}, hosts=hosts).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("etl", "free_gib", "said"),
+    [
+        ({"engine": "spark"}, 2.4, "h2: 2.40 GiB free, the environments spark and torch need about "
+         "2.50 GiB; free some, or choose another work_folder in the inventory"),
+        ({"engine": "spark"}, 2.6, None),
+        ({"engine": "sail"}, 1.4, None),  # torch alone: the preflight has said it
+    ],
+)  # fmt: skip
+def test_a_host_needs_space_for_spark_too_where_it_is_to_run(
+    etl: dict[str, Any], free_gib: float, said: str | None
+) -> None:
+    room = {"spark": 1.0, "torch": 1.5, "tensorflow": 4.0}
+    small = replace(facts("h2"), disk_free_gib=free_gib)
+    plan = planned(etl, hosts=(facts("h1"), small), room_gib=room)
+    assert plan.problems == ((said,) if said else ())
 
 
 @pytest.mark.parametrize(("free_gib", "heap"), [(0.5, 512), (24.0, 6144), (1000.0, 8192)])
