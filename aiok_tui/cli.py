@@ -275,7 +275,7 @@ def drill(
 ) -> None:
     """Strike runs in a sandbox with faults, and show for each the promise and what was seen."""
     from aiok_tui import drill as printed
-    from engine.drill import POLICIES
+    from engine.faults import POLICIES
 
     raise typer.Exit(printed.run(faults or [], policy or POLICIES, json))
 
