@@ -137,6 +137,7 @@ class RunState:
     checkpoint: tuple[float, int] | None = None  # (t, step count)
     silent_hosts: dict[str, float] = field(default_factory=dict)
     losses: list[ev.WorkLost] = field(default_factory=list)  # that the fault policy met
+    stops: list[ev.StepStopped] = field(default_factory=list)  # losses that ended an attempt
     awaited: ev.HostsAwaited | None = None
     without: list[str] = field(default_factory=list)  # hosts that are left out
     updated: float = 0.0
@@ -286,6 +287,8 @@ def _(event: ev.StepStopped, state: RunState) -> None:
     step = _step(state, event.step)
     step.status, step.ended = StepStatus.STOPPED, event.t
     step.problem = event if event.what else None
+    if event.what:
+        state.stops.append(event)
 
 
 @_apply.register
