@@ -146,13 +146,17 @@ class _Daemon:
         return said
 
     def problem(self, what: str) -> HostProblem:
-        """Why it cannot work, with the last line it said."""
+        """Why it cannot work, with the last line it said. Only of a worker that lives and that the
+        master refused may the secret be the cause."""
+        todo = f"see spark-{self.role}-{self.site.name}.log in the logs of the run"
+        if self.refusals and not self.lost:
+            todo += (
+                f"; check that the hosts reach each other at ports {PORTS[0]}-{PORTS[1]}, and that "
+                "nothing else answers there with another secret"
+            )
         return HostProblem(
             self.site.name, f"the Spark {self.role} {what}",
-            self.lost or f"its log says: {self.complaint or self.last_line or 'nothing'}",
-            f"see spark-{self.role}-{self.site.name}.log in the logs of the run; check that the "
-            f"hosts reach each other at ports {PORTS[0]}-{PORTS[1]}, and that nothing else answers "
-            "there with another secret",
+            self.lost or f"its log says: {self.complaint or self.last_line or 'nothing'}", todo,
         )  # fmt: skip
 
     def end(self) -> None:

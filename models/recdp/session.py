@@ -23,6 +23,7 @@ from models.worker import InputProblem, WorkFailed
 ENGINES = ("sail", "spark")
 JAVA_VERSIONS = (17, 21)
 REGISTER_S = 45.0
+UNANSWERED = "masters are unresponsive"  # what Spark says after it has asked three times
 
 
 @dataclass
@@ -134,13 +135,15 @@ def _register(builder: Any, address: str) -> Any:
     thread.join(REGISTER_S)
     if "session" in opened:
         return opened["session"]
-    why = str(opened.get("error") or f"it did not answer within {REGISTER_S:.0f} s").splitlines()[0]
+    failed = f"the Spark master at {address} did not take this job"
+    error = str(opened.get("error") or "").strip()
+    if error and UNANSWERED not in error:  # it or this side said why, which is not the secret
+        raise WorkFailed(failed, error.splitlines()[0], "the step's log has all that Spark said")
     raise WorkFailed(
-        f"the Spark master at {address} did not take this job",
-        why,
+        failed, f"it did not answer within {REGISTER_S:.0f} s",
         "check the address, that the master is up, and that its secret (spark.authenticate.secret)"
         " is the one of this job",
-    )
+    )  # fmt: skip
 
 
 def _require_classic() -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
-from engine import advisor
+from engine import advisor, environments
 from engine.advisor import ClusterHost, Job
 from engine.facts import FileFacts
 from engine.plan import Plan
 from engine.recipe import Recipe, flatten
 from engine.steps.etl_over_hosts import heap_mib
 from hosts import java
+from hosts.bringup import placed
+from hosts.installer import MARKER
 from hosts.inventory import LOCAL
+from hosts.local import LocalTransport
 from hosts.probe import HostFacts
 
 JAVA = 'openjdk version "17.0.15" 2025-04-15'
@@ -126,6 +129,18 @@ def test_a_host_needs_space_for_spark_too_where_it_is_to_run(
     small = replace(facts("h2"), disk_free_gib=free_gib)
     plan = planned(etl, hosts=(facts("h1"), small), room_gib=room)
     assert plan.problems == ((said,) if said else ())
+
+
+def test_a_host_lacks_only_the_environments_that_are_not_whole_there(aiok_home: Path) -> None:
+    there = aiok_home / "there"
+    whole = there / "envs" / environments.environment_folder("torch").name
+    whole.mkdir(parents=True)
+    (whole / MARKER).touch()
+    with LocalTransport() as here:
+        found = placed(here, PurePosixPath(there)).whole
+    lacks = environments.missing_there(found)
+    assert set(environments.names()) - set(lacks) == {"torch"}
+    assert lacks["spark"].wheels_gib > 0.3
 
 
 @pytest.mark.parametrize(("free_gib", "heap"), [(0.5, 512), (24.0, 6144), (1000.0, 8192)])

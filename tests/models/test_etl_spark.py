@@ -19,7 +19,7 @@ import pytest
 
 from models.recdp import session, sources
 from models.recdp.blocks import Manifest
-from models.worker import InputProblem
+from models.worker import InputProblem, WorkFailed
 from tests.models.recdp_reference import SAMPLE, assert_equal_to_reference, expected_manifest
 
 pytestmark = [
@@ -102,6 +102,25 @@ from models.worker import run
 session.REGISTER_S = 3.0
 sys.exit(run(etl.prepare, ["etl", sys.argv[1]]))
 """
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "secret"),
+    [
+        ("Authentication failed for user bob at the proxy\nmore", "Authentication failed for user bob"
+         " at the proxy", False),
+        ("Reason: All masters are unresponsive! Giving up.", "it did not answer within", True),
+    ],
+)  # fmt: skip
+def test_only_a_master_that_does_not_answer_lets_one_think_of_the_secret(error, why, secret):
+    class Builder:
+        def getOrCreate(self):
+            raise RuntimeError(error)
+
+    with pytest.raises(WorkFailed, match="at spark://m:7077 did not take this job") as caught:
+        session._register(Builder(), "spark://m:7077")
+    assert caught.value.why.startswith(why)
+    assert ("secret" in caught.value.todo) is secret
 
 
 def test_a_master_that_does_not_answer_is_told_soon(tmp_path):
