@@ -25,8 +25,8 @@ ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0}
 DISK_GIB = {"data": 0.24, "etl": 0.16, "train": 0.02}  # output of a step for a million rows
 CHECKPOINT_GIB = 0.03  # for a million rows: weights, the best ones, the optimizer's state
 TABLE_MEMORY, TABLE_SHARE = "model.settings.table_memory_gib", 0.5
-# bench/results/spark.json: 1 M rows on three hosts, all on the same two cores. The step took 58.8 s,
-# of which the work 27.6 s (on Sail 2.2 s); the rest is Spark's start and end and the data's way.
+# bench/results/spark.json, 1 M rows on three hosts that share two cores: the step took 58.8 s, of
+# which the work 27.6 s (on Sail 2.2 s); the rest is Spark's start and end, and the data's way.
 SPARK_START_S = 31.0
 SPARK_COST = 12.5  # CPU-seconds of a row on Spark for one on Sail
 MANY_CORES = 8  # above it a rank gets several cores
@@ -41,7 +41,7 @@ class ClusterHost:
     facts: HostFacts
     problems: Sequence[str] = ()  # a sentence for each thing that keeps it from working
     missing_gib: Mapping[str, float] = field(default_factory=dict)  # wheels it lacks
-    room_gib: Mapping[str, float] = field(default_factory=dict)  # disk for environments it lacks
+    room_gib: Mapping[str, float] = field(default_factory=dict)  # disk for what it lacks
 
     @property
     def capacity(self) -> int:

@@ -191,7 +191,7 @@ def cluster_hosts(name: str) -> tuple[ClusterHost, ...]:
     return tuple(_cluster_host(report, known) for report in reports)
 
 
-def _cluster_host(report: HostReport, known: Inventory) -> ClusterHost:
+def _cluster_host(report: HostReport, known: clusters.Inventory) -> ClusterHost:
     """What the advisor needs of a host that tells its facts."""
     assert report.facts is not None
     lacks = environments.missing_there(report.placed.whole if report.placed else ())

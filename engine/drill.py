@@ -25,6 +25,7 @@ from engine.faults import (
     RUN_S,
     Fault,
     Trial,
+    nothing,
     revoke_key,
 )
 from engine.sandbox import Sandbox, sandbox

@@ -1,4 +1,4 @@
-"""What is said of a Spark daemon that does not come up: the secret only where it may be the cause."""
+"""What is said of a daemon of Spark that does not come up."""
 
 from __future__ import annotations
 

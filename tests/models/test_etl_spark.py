@@ -107,8 +107,7 @@ sys.exit(run(etl.prepare, ["etl", sys.argv[1]]))
 @pytest.mark.parametrize(
     ("error", "why", "secret"),
     [
-        ("Authentication failed for user bob at the proxy\nmore", "Authentication failed for user bob"
-         " at the proxy", False),
+        ("Authentication failed for user bob\nmore", "Authentication failed for user bob", False),
         ("Reason: All masters are unresponsive! Giving up.", "it did not answer within", True),
     ],
 )  # fmt: skip
