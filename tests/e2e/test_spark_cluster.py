@@ -33,7 +33,7 @@ from hosts.spark import SparkCluster, SparkHost, SparkPlan, Watcher
 from hosts.testbed import HostProcess, Testbed
 from hosts.transport import HostProblem
 from tests.e2e.conftest import Home, new_home, wait_for
-from tests.testbed import Testbeds
+from tests.testbed import Testbeds, open_ports
 
 # The time limit is for a test with the fixture: Spark goes to three hosts first.
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -86,7 +86,7 @@ class Lab:
         ]:
             assert time.monotonic() < end, f"{host}: {left}"
             time.sleep(0.2)
-        assert ports(self.testbed, host) == set()
+        assert open_ports(self.testbed, host) == set()
 
     def bare(self, host: str) -> None:
         """Nothing of a run is left there: no process, no port, no file of Spark's."""
@@ -96,13 +96,6 @@ class Lab:
                    "*hsperf*", "-o", "-name", ".*.building", "-o", "-name", ".work.*"],
         )  # fmt: skip
         assert found.stdout == ""
-
-
-def ports(testbed: Testbed, host: str) -> set[int]:
-    """What listens on the cluster's interface, the SSH server apart."""
-    found = (line.rpartition(":") for line in testbed.listeners(host))
-    inward = ("tcp 127.", "tcp [::1]", "tcp [::ffff:127.")
-    return {int(port) for where, _, port in found if not where.startswith(inward)} - {22}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +168,7 @@ def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:
     def look() -> None:
         while not over.wait(0.3):
             for host in HOSTS:
-                seen[host] |= ports(lab.testbed, host)
+                seen[host] |= open_ports(lab.testbed, host)
                 argv.update(p.command for p in lab.testbed.processes(host))
             found = lab.testbed.run_as_root("h1", [
                 "sh", "-c", "cat /home/*/.local/share/aiok/jobs/*/*/spark-defaults.conf; "
