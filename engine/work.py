@@ -34,6 +34,7 @@ SILENT_S = 3.0
 STOP_PATIENCE_S = 60.0
 STACKS_S = 5.0  # for the agents to say where the ranks are
 NO_PROGRAM = 127  # the agent's code for a program that could not be started
+FIRST_TO_END = re.compile(r"^=   RANK (\d+) PID \d+ RUNNING AT ", re.MULTILINE)  # Intel MPI
 JOB_NAME = re.compile(r"([0-9a-f]{8})\.(.+)\.[^.]+\.[0-9]+(?:\.rendezvous)?")
 
 
@@ -309,6 +310,9 @@ def _unexplained(
     why = _last_lines(outcome.tail)
     todo = "look at the log; `aiok resume` goes on from the last checkpoint" if log else ""
     if silent and (launch.hosts or outcome.complained):
+        # The launcher ends the others, too, before they can complain; it names the first.
+        named = {int(found) for found in FIRST_TO_END.findall(outcome.tail)}
+        silent = [rank for rank in silent if rank in named] or silent
         lost = " and ".join(launch.place_of(rank, head) for rank in silent[:4])
         kind = HostLost if launch.hosts else WorkerLost
         return kind(f"{lost} ended without a word", why=why, todo=todo, log=log)

@@ -18,7 +18,7 @@ REFUSED = "26/11/25 WARN Worker: Failed to connect to master 10.0.0.1:29600\n"
 def worker(monkeypatch: pytest.MonkeyPatch, *frames: Frame) -> _Daemon:
     """A worker on h2 that has said this."""
     site = Site(
-        name="h2", transport=FakeTransport(), home=PurePosixPath("/home/u/aiok"), python="python3",
+        name="h2", transport=FakeTransport(), home=PurePosixPath("/aiok"), python="python3",
         address="10.0.0.2", slots=1,
     )  # fmt: skip
     plan = SparkPlan(
