@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from models.worker import InputProblem, WorkFailed
 
 ENGINES = ("sail", "spark")
 JAVA_VERSIONS = (17, 21)
-REGISTER_S = 45.0
+JAVA_S = 60.0  # until Java is up, on a busy host
+REGISTER_S = 45.0  # then for the master to answer
 UNANSWERED = "masters are unresponsive"  # what Spark says after it has asked three times
 
 
@@ -132,6 +134,9 @@ def _register(builder: Any, address: str) -> Any:
 
     thread = threading.Thread(target=call, name="register", daemon=True)
     thread.start()
+    end = time.monotonic() + JAVA_S
+    while thread.is_alive() and not _java_is_up() and time.monotonic() < end:
+        thread.join(0.2)
     thread.join(REGISTER_S)
     if "session" in opened:
         return opened["session"]
@@ -144,6 +149,13 @@ def _register(builder: Any, address: str) -> Any:
         "check the address, that the master is up, and that its secret (spark.authenticate.secret)"
         " is the one of this job",
     )  # fmt: skip
+
+
+def _java_is_up() -> bool:
+    """Whether this process's Java listens to it; PySpark tells it nowhere else."""
+    from pyspark import SparkContext
+
+    return SparkContext._gateway is not None
 
 
 def _require_classic() -> None:
