@@ -105,11 +105,10 @@ def drill(
     with sandbox(HOSTS if with_hosts else 0, small_disk if with_hosts else None) as place:
         undisturbed = {False: _undisturbed(place)}  # test AUC, by whether Spark prepares the data
         for fault in wanted:
-            if fault.on_spark not in undisturbed:
-                undisturbed[True] = _undisturbed(place, on_spark=True)
-            for policy in fault.policies:
-                if policy in policies:
-                    yield _tried(fault, Trial(place, policy), undisturbed[fault.on_spark])
+            for policy in (policy for policy in fault.policies if policy in policies):
+                if fault.on_spark not in undisturbed:
+                    undisturbed[True] = _undisturbed(place, on_spark=True)
+                yield _tried(fault, Trial(place, policy), undisturbed[fault.on_spark])
 
 
 def _undisturbed(place: Sandbox, on_spark: bool = False) -> float:

@@ -52,11 +52,15 @@ class Trial:
         return api.events_since(self.run, 0)[0]
 
     def rank(self) -> int:
-        """The pid of a rank: that of h2, or the last one on this machine."""
+        """The pid of a rank: that of h2, or the last one on this machine; AiokError without any."""
         if self.sandbox.testbed is None:
-            return [p.pid for p in processes_of(self.run) if p.role == "rank"][-1]
-        found = self.testbed.processes("h2")
-        return int(next(p.pid for p in found if "-m models.train" in p.command))
+            found = [p.pid for p in processes_of(self.run) if p.role == "rank"]
+        else:
+            there = self.testbed.processes("h2")
+            found = [p.pid for p in there if "-m models.train" in p.command]
+        if not found:
+            raise AiokError(f"{self.run} has no rank to strike any more")
+        return int(found[-1])
 
     def overrides(self, seed: int = 7, on_spark: bool = False) -> list[str]:
         """What the drill changes in the tiny recipe."""
@@ -127,7 +131,8 @@ def _on(host: str, what: str, *words: str) -> Act:
 
 def _kill_run_process(trial: Trial) -> None:
     pid = lock_holder(open_run_folder(trial.run).lock)
-    assert pid is not None
+    if pid is None:
+        raise AiokError(f"{trial.run} has no run process to strike any more")
     os.kill(pid, signal.SIGKILL)
 
 
