@@ -37,6 +37,7 @@ from models.settings import nearest
 NOTICE_S = 15.0
 DRIFT = 0.002  # of the test AUC
 FETCH_S = 3.0  # a checkpoint counts when it is here
+PATIENT_S = 60
 FILES = 6  # of the raw data, for Spark
 
 
@@ -113,7 +114,8 @@ def drill(
 
 def _undisturbed(place: Sandbox, on_spark: bool = False) -> float:
     """Test AUC of a run that nobody disturbs; it also makes the hosts ready."""
-    run = api.start("tiny", Trial(place, "stop").overrides(on_spark=on_spark))
+    patient = f"faults.hang_s={PATIENT_S}"  # hosts that have just been made ready may be busy
+    run = api.start("tiny", [*Trial(place, "stop").overrides(on_spark=on_spark), patient])
     state = api.wait_for_end(run, 900)
     if state.status is not RunStatus.DONE:
         problem = state.problem
