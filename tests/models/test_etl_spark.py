@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +118,22 @@ def test_only_a_master_that_does_not_answer_lets_one_think_of_the_secret(error, 
             raise RuntimeError(error)
 
     with pytest.raises(WorkFailed, match="at spark://m:7077 did not take this job") as caught:
-        session._register(Builder(), "spark://m:7077")
+        session._register(Builder(), "spark://m:7077", 45.0)
     assert caught.value.why.startswith(why)
     assert ("secret" in caught.value.todo) is secret
+
+
+def test_a_master_that_is_known_to_be_up_may_take_longer(monkeypatch):
+    class Builder:
+        def getOrCreate(self):
+            time.sleep(1.0)
+            return "session"
+
+    monkeypatch.setattr(session, "_java_is_up", lambda: True)
+    with pytest.raises(WorkFailed) as caught:
+        session._register(Builder(), "spark://m:7077", 0.1)
+    assert "secret" in caught.value.todo
+    assert session._register(Builder(), "spark://m:7077", 60.0) == "session"
 
 
 def test_a_master_that_does_not_answer_is_told_soon(tmp_path):
