@@ -209,8 +209,11 @@ def resume(
         bool, typer.Option("--detach", "-d", help="Do not wait for the end.")
     ] = False,
     without: Annotated[
-        list[str] | None, typer.Option(help="Leave this host of the cluster out.")
+        list[str] | None, typer.Option(help="Leave this host of the cluster out, from now on.")
     ] = None,
+    all_hosts: Annotated[
+        bool, typer.Option("--all-hosts", help="Take back hosts that were left out.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Go on with a stopped, failed or lost run."""
@@ -218,12 +221,14 @@ def resume(
     from engine import api
 
     seen = api.journal_size(run)
+
+    def resumed() -> str:
+        return api.resume(run, without or [], all_hosts)
+
     if detach:
-        output.print_started(api.resume(run, without or []), json)
+        output.print_started(resumed(), json)
     else:
-        raise typer.Exit(
-            output.run_to_end(lambda: api.resume(run, without or []), json, offset=seen)
-        )
+        raise typer.Exit(output.run_to_end(resumed, json, offset=seen))
 
 
 @app.command()
@@ -326,7 +331,7 @@ def drill(
 ) -> None:
     """Strike runs in a sandbox with faults, and show for each the promise and what was seen."""
     from aiok_tui import drill as printed
-    from engine.drill import POLICIES
+    from engine.faults import POLICIES
 
     raise typer.Exit(printed.run(faults or [], policy or POLICIES, json))
 

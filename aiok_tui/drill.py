@@ -13,6 +13,8 @@ from engine.errors import ExitCode
 def run(faults: Sequence[str], policies: Sequence[str], as_json: bool) -> int:
     """Drill, telling each verdict as it comes; exit code 1 when a promise is broken."""
     seen: list[drill.Verdict] = []
+    for name, why in drill.left_out(faults).items():
+        words(f"left out: {name}: {why}")
     words("a sandbox is made ready: the first minutes go by without a verdict")
     for verdict in drill.drill(faults, policies):
         seen.append(verdict)

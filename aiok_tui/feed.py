@@ -129,7 +129,7 @@ def snapshot(state: RunState) -> RunState:
         step.notes = list(step.notes)
     copied.curves = {key: list(points) for key, points in state.curves.items()}
     copied.silent_hosts = dict(state.silent_hosts)
-    copied.losses = list(state.losses)
+    copied.losses, copied.stops = list(state.losses), list(state.stops)
     return copied
 
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import api, drill
+from engine import api, drill, faults
 from engine import events as ev
 from engine.processes import RunProcess, processes_of
 from engine.state import RunState, RunStatus
@@ -122,8 +122,8 @@ def hosts() -> list[dict[str, Any]]:
 
 
 DRILL_DATA = (
-    f"tiny recipe on {drill.HOSTS} testbed hosts, a rank each, grace {drill.GRACE_S:g} s, a rank "
-    f"hangs after {drill.HANG_S:g} s, a checkpoint each {drill.CHECKPOINT_S:g} s"
+    f"tiny recipe on {faults.HOSTS} testbed hosts, a rank each, grace {faults.GRACE_S:g} s, a rank "
+    f"hangs after {faults.HANG_S:g} s, a checkpoint each {faults.CHECKPOINT_S:g} s"
 )
 
 

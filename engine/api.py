@@ -208,14 +208,18 @@ def cluster_hosts(name: str) -> tuple[ClusterHost, ...]:
     if any(report.facts is None for report in reports):
         raise clusters.unreachable([p for report in reports for p in report.problems])
     known = clusters.inventory()
-    return tuple(
-        ClusterHost(
-            name=report.host, slots=known.entry(report.host).slots, facts=report.facts,
-            problems=[clusters.sentence(problem) for problem in report.problems],
-            missing_gib=environments.missing_there(report.placed.whole if report.placed else ()),
-        )
-        for report in reports
-        if report.facts is not None
+    return tuple(_cluster_host(report, known) for report in reports)
+
+
+def _cluster_host(report: HostReport, known: clusters.Inventory) -> ClusterHost:
+    """What the advisor needs of a host that tells its facts."""
+    assert report.facts is not None
+    lacks = environments.missing_there(report.placed.whole if report.placed else ())
+    return ClusterHost(
+        name=report.host, slots=known.entry(report.host).slots, facts=report.facts,
+        problems=[clusters.sentence(problem) for problem in report.problems],
+        missing_gib={name: lock.wheels_gib for name, lock in lacks.items()},
+        room_gib={name: lock.wheels_gib + lock.installed_gib for name, lock in lacks.items()},
     )  # fmt: skip
 
 
@@ -377,11 +381,12 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def resume(run: str, without: Sequence[str] = ()) -> str:
+def resume(run: str, without: Sequence[str] = (), all_hosts: bool = False) -> str:
     """Go on with a run that is not finished or whose outputs are damaged.
 
     What is whole is not run again. `without` names hosts of its cluster that are left out from now
-    on.
+    on; those that were left out before, by name or by the policy `shrink`, stay so, unless
+    `all_hosts` takes them back.
     """
     folder = open_run_folder(run)
     now = folder.state()
@@ -392,8 +397,9 @@ def resume(run: str, without: Sequence[str] = ()) -> str:
     if now.status is RunStatus.DONE and _is_undamaged(folder):
         raise InputError(f"{run} is finished", todo=f"see aiok show {run}")
     _check_data_unchanged(folder)
-    _check_left_out(folder, without)
-    _launch(folder, without)
+    left_out = list(dict.fromkeys([*(() if all_hosts else now.without), *without]))
+    _check_left_out(folder, left_out)
+    _launch(folder, left_out)
     return run
 
 
@@ -405,7 +411,8 @@ def _check_left_out(folder: RunFolder, without: Sequence[str]) -> None:
             todo = nearest(name, hosts) if hosts else "it runs on this machine alone"
             raise InputError(f"{folder.id} does not run on a host {name}", todo=todo)
     if hosts and set(hosts) <= set(without):
-        raise InputError("no host is left", todo=f"{folder.id} runs on {', '.join(hosts)}")
+        todo = f"{folder.id} runs on {', '.join(hosts)}; --all-hosts takes back who was left out"
+        raise InputError("no host is left", todo=todo)
 
 
 def _is_undamaged(folder: RunFolder) -> bool:

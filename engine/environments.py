@@ -14,6 +14,7 @@ from hosts.local import LocalTransport
 from hosts.transport import HostProblem, Transport
 from models.settings import nearest
 
+WORKS_IN = "torch"  # what training needs: the preflight finds disk for it on a host
 Progress = Callable[[str, float, float], None]
 
 
@@ -55,10 +56,10 @@ def missing(transport: Transport) -> dict[str, float]:
     return found
 
 
-def missing_there(whole: Sequence[str]) -> dict[str, float]:
-    """The environments that are not among the whole folders of a host, and their wheels in GiB."""
+def missing_there(whole: Sequence[str]) -> dict[str, provision.Lock]:
+    """The environments that are not among the whole folders of a host."""
     folders = {Path(path).name for path in whole}
-    return {name: lock_of(name).wheels_gib for name in names()
+    return {name: lock_of(name) for name in names()
             if environment_folder(name).name not in folders}  # fmt: skip
 
 

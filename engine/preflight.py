@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # paramiko and cryptography take their time to import
 
 __all__ = ["HostReport", "HostStatus", "check"]
 
-WORKS_IN = "torch"  # the environment that training needs
 SCRATCH_GIB = 0.2  # checkpoints and logs, where all is installed
 
 
@@ -133,7 +132,7 @@ def _look_inside(host: _Host, known: Inventory) -> None:
 
 def _need_gib(site: Site) -> float:
     """The disk that aiok will take on a host."""
-    lock = environments.lock_of(WORKS_IN)
+    lock = environments.lock_of(environments.WORKS_IN)
     if provision.is_installed(site.transport, site.environment(lock)):
         return SCRATCH_GIB
     return lock.wheels_gib + lock.installed_gib + SCRATCH_GIB

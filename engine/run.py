@@ -105,6 +105,7 @@ class RunProcess:
             ev.RunStarted, pid=os.getpid(), attempt=self.context.attempt,
             without=list(self.context.without),
         )  # fmt: skip
+        self._tell_left_out()
         self._sweep_earlier_attempts()
         status, code = "done", ExitCode.OK
         for step in self.plan.steps:
@@ -136,6 +137,12 @@ class RunProcess:
                 break
         self.context.emit(ev.RunEnded, status=status, exit_code=int(code))
         return code
+
+    def _tell_left_out(self) -> None:
+        """Hosts that nobody named this time: the policy `shrink`, or an earlier resume, did."""
+        if names := [name for name in self.context.without if name in self.state.without]:
+            text = f"without {', '.join(names)}, as before; all work again with --all-hosts"
+            self.context.emit(ev.Noted, step=self.plan.steps[0].id, text=text)
 
     def _tell_stop(self, step: Step, stop: RunStopped) -> None:
         if not isinstance(stop, HostLost):

@@ -24,9 +24,9 @@ from hosts.testbed import Testbed
 from hosts.testbed_host import TestbedProblem
 
 CLUSTER = "drill"
-DISK_MIB = 3072  # of a host whose disk is to be filled: torch and its wheels take 1.2 GiB
+DISK_MIB = 5120  # of a host whose disk is to be filled, with room for torch and Spark
 PREFIX = "aiok-drill-"
-OURS = ("models.", "mpiexec", "hydra", "agent.py")
+OURS = ("models.", "mpiexec", "hydra", "agent.py", "org.apache.spark", "pyspark")
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ def sandbox(hosts: int, small_disk: str | None = None) -> Iterator[Sandbox]:
 
 
 def _hosts(folder: Path, count: int, small_disk: str | None) -> Testbed:
-    """Hosts with names and addresses that nobody uses here."""
+    """Hosts that share a folder, with names and addresses that nobody uses here."""
     last: TestbedProblem | None = None
     for number in range(20):
         net = f"10.{210 + (os.getpid() + number) % 40}.{os.getpid() % 256}"
         testbed = Testbed(folder, net, prefix=f"d{os.getpid() % 0xFFFFF:x}{number:x}")
         try:
-            testbed.up(count, disk_mib={small_disk: DISK_MIB} if small_disk else None)
+            testbed.up(count, shared=True, disk_mib={small_disk: DISK_MIB} if small_disk else None)
             return testbed
         except TestbedProblem as problem:
             last = problem

@@ -140,8 +140,10 @@ class RunState:
     checkpoint: tuple[float, int] | None = None  # (t, step count)
     silent_hosts: dict[str, float] = field(default_factory=dict)
     losses: list[ev.WorkLost] = field(default_factory=list)  # that the fault policy met
+    stops: list[ev.StepStopped] = field(default_factory=list)  # losses that ended an attempt
     awaited: ev.HostsAwaited | None = None
     trials: dict[int, Trial] = field(default_factory=dict)  # of a search, by number
+    without: list[str] = field(default_factory=list)  # hosts that are left out
     updated: float = 0.0
 
     @property
@@ -226,7 +228,7 @@ def _(event: ev.RunStarted, state: RunState) -> None:
     state.status, state.pid, state.attempt = RunStatus.RUNNING, event.pid, event.attempt
     state.started = state.started or event.t
     state.ended = state.exit_code = state.awaited = None
-    state.silent_hosts = {}
+    state.silent_hosts, state.without = {}, event.without
     for step in state.steps.values():
         if not step.status.is_whole:
             step.status, step.problem = StepStatus.WAITING, None
@@ -251,6 +253,7 @@ def _(event: ev.HostsAwaited, state: RunState) -> None:
 @_apply.register
 def _(event: ev.WorkRestarted, state: RunState) -> None:
     state.status, state.attempt, state.awaited = RunStatus.RUNNING, event.attempt, None
+    state.without = event.without
 
 
 @_apply.register
@@ -290,6 +293,8 @@ def _(event: ev.StepStopped, state: RunState) -> None:
     step = _step(state, event.step)
     step.status, step.ended = StepStatus.STOPPED, event.t
     step.problem = event if event.what else None
+    if event.what:
+        state.stops.append(event)
 
 
 @_apply.register

@@ -1,11 +1,14 @@
 """Which ranks of a job hang: they say nothing for longer than their steps can take.
 
-A rank is watched from the first `Beat` of any rank until it is done: then all have met, and all
-step together, so one that hangs silences the others too. Their stacks tell which one it is.
+From the first `Beat` of any rank until it is done a rank is watched by itself: then all have met,
+and all step together, so one that hangs silences the others too. Before it, while they import,
+meet, and read data and checkpoint, a word of any rank counts for all, and START_S is the limit.
+The stacks of all tell which one it is.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +18,9 @@ from hosts.transport import clean
 from models import messages
 
 STEPS = 10  # so many usual steps of silence are still no sign of a hang
+# Silence of all ranks before the first step: a table of 100 GB that is read from a disk at 200 MB/s
+# takes half of it.
+START_S = 1000.0
 PAUSE_S = 5.0  # this process itself did not run for so long: nobody was listened to
 # A rank that waits for the others is in one of these files.
 WAITS = re.compile(r'File "[^"]*/models/dist(_memory)?\.py"')
@@ -22,12 +28,13 @@ FRAME = re.compile(r'File "[^"]*/((?:models|site-packages)/[^"]+)", line (\d+) i
 
 
 class Watchdog:
-    """Times the silence of each rank of one job."""
+    """Times the silence of each rank of one job; `start_s` is the limit before the first step, 0
+    for work that has no steps and may be silent for as long as it takes."""
 
-    def __init__(self, ranks: int, hang_s: float) -> None:
-        self._hang_s = hang_s
-        self._waiting = set(range(ranks))  # for its `done`
-        self._heard: dict[int, float] = {}
+    def __init__(self, ranks: int, hang_s: float, start_s: float = 0.0) -> None:
+        self._hang_s, self._start_s = hang_s, start_s or math.inf
+        self._heard = dict.fromkeys(range(ranks), time.monotonic())  # of the ranks not yet done
+        self._stepping = False
         self._step_s: dict[int, float] = {}
         self._quiet_s: dict[int, float] = {}
         self._looked = time.monotonic()
@@ -35,14 +42,14 @@ class Watchdog:
     def heard(self, message: messages.Message, rank: int) -> None:
         """A rank said something."""
         now = time.monotonic()
+        if not self._stepping:
+            self._heard = dict.fromkeys(self._heard, now)
         if isinstance(message, messages.Beat):
-            if not self._heard:
-                self._heard = dict.fromkeys(self._waiting, now)
+            self._stepping = True
             self._quiet_s[rank] = message.quiet_s
             if message.step_s > 0:
                 self._step_s[rank] = message.step_s
         if isinstance(message, messages.Done | messages.Problem):
-            self._waiting.discard(rank)
             self._heard.pop(rank, None)
         elif rank in self._heard:
             self._heard[rank] = now
@@ -50,6 +57,8 @@ class Watchdog:
     @property
     def limit_s(self) -> float:
         """The silence after which a rank is taken for hung."""
+        if not self._stepping:
+            return self._start_s
         slowest = max(self._step_s.values(), default=0.0)
         announced = max(self._quiet_s.values(), default=0.0)
         return max(self._hang_s + announced, STEPS * slowest)

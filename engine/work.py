@@ -36,6 +36,7 @@ SILENT_S = 3.0
 STOP_PATIENCE_S = 60.0
 STACKS_S = 5.0  # for the agents to say where the ranks are
 NO_PROGRAM = 127  # the agent's code for a program that could not be started
+FIRST_TO_END = re.compile(r"^=   RANK (\d+) PID \d+ RUNNING AT ", re.MULTILINE)  # Intel MPI
 JOB_NAME = re.compile(r"([0-9a-f]{8})\.(.+)\.[^.]+\.[0-9]+(?:\.rendezvous)?")
 
 
@@ -55,8 +56,9 @@ def run_of_job(name: str) -> str:
 class Launch:
     """A worker to start. `code` names the copy of the workers' code, `ranks` is how many `done`
     messages make a success; over several hosts `hosts` names that of each rank. A rank that has
-    begun to step and then is silent for `hang_s`, or ten of its steps, is taken for hung. `cores`
-    are those it may use (all, where there are none); the host is sampled each `sample_s`."""
+    begun to step and then is silent for `hang_s`, or ten of its steps, is taken for hung; before
+    that, all ranks that are silent for `start_s` (0: no limit). `cores` are those it may use (all,
+    where there are none); the host is sampled each `sample_s`."""
 
     job: str
     code: str
@@ -65,6 +67,7 @@ class Launch:
     ranks: int = 1
     grace_s: float = 15.0
     hang_s: float = 30.0
+    start_s: float = 0.0
     hosts: Sequence[str] = ()
     cores: Sequence[int] = ()
     sample_s: float = 1.0
@@ -97,7 +100,7 @@ class _Outcome:
     """What the frames of a job add up to."""
 
     def __init__(self, launch: Launch) -> None:
-        self.watchdog = Watchdog(launch.ranks, launch.hang_s)
+        self.watchdog = Watchdog(launch.ranks, launch.hang_s, launch.start_s)
         self.stacks: dict[int, Stack] = {}
         self.done: set[int] = set()
         self.complained: set[int] = set()
@@ -323,6 +326,9 @@ def _unexplained(
     why = _last_lines(outcome.tail)
     todo = "look at the log; `aiok resume` goes on from the last checkpoint" if log else ""
     if silent and (launch.hosts or outcome.complained):
+        # The launcher ends the others, too, before they can complain; it names the first.
+        named = {int(found) for found in FIRST_TO_END.findall(outcome.tail)}
+        silent = [rank for rank in silent if rank in named] or silent
         lost = " and ".join(launch.place_of(rank, head) for rank in silent[:4])
         kind = HostLost if launch.hosts else WorkerLost
         return kind(f"{lost} ended without a word", why=why, todo=todo, log=log)

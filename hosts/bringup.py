@@ -141,7 +141,7 @@ LOOK = f"""
 head -c {LEDGER_MOST} -- "$1/ledger.jsonl" 2>/dev/null
 echo
 for at in "$1"/code/*/ "$1"/envs/*/{installer.MARKER}; do
-    [ -e "$at" ] && echo "whole $at"
+    [ -e "$at" ] && echo "whole ${{at%/*}}"
 done
 true
 """

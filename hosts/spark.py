@@ -30,7 +30,8 @@ from hosts.transport import HostProblem, clean
 MASTER_PORTS, WORKER_PORTS, DRIVER_PORTS = (29600, 29619), (29620, 29639), (29640, 29659)
 BLOCK_PORTS = (29660, 29699)  # of the driver and of executors: the first that is free on a host
 PORTS = (MASTER_PORTS[0], BLOCK_PORTS[1])
-READY_S = 50.0  # for all of it; what is not up by then will not be
+READY_S = 120.0  # for all of it, on busy hosts; what is not up by then will not be
+REFUSED_S = 50.0  # ... and what the master has refused by then
 LOST_S = 10  # a worker from which the master hears nothing for so long is lost
 DAEMON_MIB = 256
 MOST_REFUSALS = 2  # the master is there: a worker that is refused twice has no way or no secret
@@ -146,13 +147,17 @@ class _Daemon:
         return said
 
     def problem(self, what: str) -> HostProblem:
-        """Why it cannot work, with the last line it said."""
+        """Why it cannot work, with the last line it said. Only of a worker that lives and that the
+        master refused may the secret be the cause."""
+        todo = f"see spark-{self.role}-{self.site.name}.log in the logs of the run"
+        if self.refusals and not self.lost:
+            todo += (
+                f"; check that the hosts reach each other at ports {PORTS[0]}-{PORTS[1]}, and that "
+                "nothing else answers there with another secret"
+            )
         return HostProblem(
             self.site.name, f"the Spark {self.role} {what}",
-            self.lost or f"its log says: {self.complaint or self.last_line or 'nothing'}",
-            f"see spark-{self.role}-{self.site.name}.log in the logs of the run; check that the "
-            f"hosts reach each other at ports {PORTS[0]}-{PORTS[1]}, and that nothing else answers "
-            "there with another secret",
+            self.lost or f"its log says: {self.complaint or self.last_line or 'nothing'}", todo,
         )  # fmt: skip
 
     def end(self) -> None:
@@ -219,7 +224,7 @@ class SparkCluster:
         self._down()
 
     def _up(self) -> None:
-        head, deadline = self.hosts[0].site, time.monotonic() + READY_S
+        head, began = self.hosts[0].site, time.monotonic()
         common = network_settings(secrets.token_hex(32))
         settings = {**common, **DAEMON_SETTINGS}
         port = _free(head, MASTER_PORTS)
@@ -227,7 +232,7 @@ class SparkCluster:
         master = _Daemon("master", self.hosts[0], self.plan)
         self._daemons = [master]
         master.start(settings, port)
-        self._await([master], "did not start", deadline)
+        self._await([master], "did not start", began)
         workers = [_Daemon("worker", host, self.plan) for host in self.hosts]
         self._daemons += workers
 
@@ -236,18 +241,20 @@ class SparkCluster:
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(start, workers))
-        self._await(workers, "did not register with the master", deadline)
+        self._await(workers, "did not register with the master", began)
         for daemon in self._daemons:  # they have read it
             daemon.site.transport.run(["rm", "-f", str(daemon.conf)])
         write_properties(head, self._driver_conf / "spark-defaults.conf", {
             **common, **self._driver_settings(),
         })  # fmt: skip
 
-    def _await(self, daemons: Sequence[_Daemon], failed: str, deadline: float) -> None:
+    def _await(self, daemons: Sequence[_Daemon], failed: str, began: float) -> None:
         while waiting := [daemon for daemon in daemons if not daemon.ready]:
             self._relay()
             for daemon in waiting:
-                late = time.monotonic() > deadline or daemon.refusals >= MOST_REFUSALS
+                gone = time.monotonic() - began
+                late = gone > (REFUSED_S if daemon.refusals else READY_S)
+                late = late or daemon.refusals >= MOST_REFUSALS
                 if daemon.lost or (late and not daemon.ready):
                     raise daemon.problem(failed)
             time.sleep(0.1)

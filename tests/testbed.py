@@ -74,6 +74,13 @@ def own_testbed() -> Iterator[Testbed]:
     testbed.down()
 
 
+def open_ports(testbed: Testbed, host: str) -> set[int]:
+    """What listens on a host's interface in the cluster, the SSH server apart."""
+    found = (line.rpartition(":") for line in testbed.listeners(host))
+    inward = ("tcp 127.", "tcp [::1]", "tcp [::ffff:127.")
+    return {int(port) for where, _, port in found if not where.startswith(inward)} - {22}
+
+
 def read_inventory(testbed: Testbed, folder: Path) -> Inventory:
     """The inventory a testbed writes, as the product reads it."""
     testbed.inventory(folder / "inventory.yaml")

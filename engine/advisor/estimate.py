@@ -228,5 +228,11 @@ def _network_terms(job: Job, spec: ModelSpec, planned: Planned, minutes: float) 
 
 def environments_gib(job: Job, steps: Sequence[Step]) -> float:
     """The wheels that go to hosts of the cluster: what works there and is not there yet."""
-    needed = {step.environment for step in steps if step.host == job.recipe.cluster != LOCAL}
+    needed = environments_there(job, steps)
     return round(sum(host.missing_gib.get(name, 0.0) for host in job.cluster for name in needed), 3)
+
+
+def environments_there(job: Job, steps: Sequence[Step]) -> list[str]:
+    """The environments that work on the hosts of the cluster."""
+    there = (step.environment for step in steps if step.host == job.recipe.cluster != LOCAL)
+    return sorted({name for name in there if name})

@@ -20,6 +20,7 @@ class ClusterHost:
     facts: HostFacts
     problems: Sequence[str] = ()  # a sentence for each thing that keeps it from working
     missing_gib: Mapping[str, float] = field(default_factory=dict)  # wheels it lacks
+    room_gib: Mapping[str, float] = field(default_factory=dict)  # disk for what it lacks
 
     @property
     def capacity(self) -> int:

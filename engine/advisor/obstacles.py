@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.advisor.estimate import environments_there
 from engine.advisor.etl_place import place_etl
 from engine.advisor.job import Job
+from engine.environments import WORKS_IN
 from engine.errors import EnvironmentProblem
 from engine.plan import Plan, Step
 from hosts import java
@@ -29,6 +31,7 @@ def obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> lis
             f"{_size(need)}; "
             "free some (aiok clean), or set AIOK_HOME to a larger disk"
         )
+    problems += _host_disks(job, environments_there(job, steps))
     memory = max(step.estimate.memory_gib for step in steps if step.host == LOCAL)
     if memory > job.facts.memory_gib:
         problems.append(
@@ -41,6 +44,21 @@ def obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> lis
             "set train.environment=torch"
         )
     return problems + _java_problems(job, values)
+
+
+def _host_disks(job: Job, needed: Sequence[str]) -> list[str]:
+    """Hosts without space for the environments that this recipe needs there; the preflight, which
+    knows no recipe, has counted that of `train` alone."""
+    problems = []
+    for host in job.cluster:
+        lacks = [name for name in needed if name in host.room_gib]
+        need, free = sum(host.room_gib[name] for name in lacks), host.facts.disk_free_gib
+        if need > free and lacks != [WORKS_IN]:
+            problems.append(
+                f"{host.name}: {_size(free)} free, the environments {' and '.join(lacks)} need "
+                f"about {_size(need)}; free some, or choose another work_folder in the inventory"
+            )
+    return problems
 
 
 def _java_problems(job: Job, values: Mapping[str, Any]) -> list[str]:

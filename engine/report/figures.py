@@ -127,6 +127,7 @@ def collect(folder: RunFolder, state: RunState, plan: dict[str, Any]) -> dict[st
             {"step": step.id, "level": level, "text": text}
             for step in state.steps.values() for level, text in step.notes
         ],
+        "losses": _losses(state),
         "problem": _problem(state),
     }  # fmt: skip
     clean: dict[str, Any] = plain_tree(document)
@@ -347,6 +348,23 @@ def _search(state: RunState, plan: dict[str, Any]) -> dict[str, Any] | None:
     if study is None:
         return None
     return search.collect(judged(state.id, made, study, state.trials))
+
+
+def _losses(state: RunState) -> list[dict[str, Any]]:
+    """Hosts and ranks that the run lost, in order, and how it went on: restarted by its policy, or
+    ended and resumed by a person (`restart` 0)."""
+    found = [
+        {"t": loss.t, "step": loss.step, "what": loss.what, "why": loss.why, "hosts": loss.hosts,
+         "policy": loss.policy, "restart": loss.restart, "restarts": loss.restarts,
+         "steps_lost": loss.steps_lost, "rows_lost": loss.rows_lost}
+        for loss in state.losses
+    ]  # fmt: skip
+    found += [
+        {"t": stop.t, "step": stop.step, "what": stop.what, "why": stop.why, "hosts": [],
+         "policy": "", "restart": 0, "restarts": 0, "steps_lost": None, "rows_lost": None}
+        for stop in state.stops
+    ]  # fmt: skip
+    return sorted(found, key=lambda loss: float(loss["t"]))
 
 
 def _problem(state: RunState) -> dict[str, Any] | None:

@@ -39,6 +39,7 @@ def render(document: dict[str, Any]) -> str:
         curve_charts=_curve_charts(document),
         time_chart=_time_chart(document["steps"]),
         estimated=_estimated(document["estimates"]),
+        loss_rows=_loss_rows(document["losses"]),
         etl_plans=_etl_plans(document["etl"]["plan"]),
         inference_charts=_inference_charts(document["inference"]["curves"]),
         batches=_batches(document["inference"]["curves"]),
@@ -225,6 +226,20 @@ def _estimated(scores: dict[str, Any]) -> str:
         f"Its {scores['record']['runs']} predecessors here: {known} (median)." if known else "",
     ]
     return " ".join(part for part in parts if part)  # fmt: skip
+
+
+def _loss_rows(losses: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a loss: when, where, what, how the run went on, what was done again."""
+    rows = []
+    for loss in losses:
+        went_on = "ended here"
+        if loss["restart"]:
+            went_on = f"policy {loss['policy']}: restart {loss['restart']} of {loss['restarts']}"
+        steps, lost_rows = number(loss["steps_lost"]), number(loss["rows_lost"])
+        again = "-" if steps is None else f"{show(steps)} steps ({show(lost_rows)} rows)"
+        rows.append({**loss, "went_on": went_on, "again": again,
+                     "hosts": ", ".join(map(str, loss["hosts"])) or "-"})  # fmt: skip
+    return rows
 
 
 def _etl_plans(rows: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from engine.pace import RankPaces
 from engine.plan import Plan, Step
 from engine.store import EventLog, RunFolder, cache_folder
 from engine.usage import Usage
+from engine.watchdog import START_S
 from engine.work import Launch, Listener, LogFile, run_worker, write_spec
 from hosts import mpi
 from hosts.inventory import LOCAL
@@ -215,6 +216,7 @@ def run_step_worker(
                 ranks=max(1, ranks),
                 grace_s=float(context.value("faults.grace_s")),
                 hang_s=float(context.value("faults.hang_s")),
+                start_s=START_S if ranks else 0.0,
             ),
             listener,
             context.stop_level,

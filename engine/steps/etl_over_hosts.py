@@ -34,6 +34,7 @@ from models import catalog
 MEMORY_SHARE = 0.6  # of what is free on a host
 HEAP_SHARE, LEAST_HEAP_MIB, MOST_HEAP_MIB = 0.25, 512, 8192  # the rest is for Python workers
 LEAST_DRIVER_MIB = 1024
+REGISTER_S = 180.0  # our own master, which is up and knows the secret: the hosts may be busy
 LOST_EXECUTOR = re.compile(r"Lost executor (\S+) on ([^\s:]+): (.*)")
 
 
@@ -129,6 +130,7 @@ class ClusterEtl:
             "cores": cluster.cores,
             "memory_gib": round(a_core * cluster.cores, 2),
             "spark": {"spark.driver.memory": f"{driver_mib}m"},
+            "register_s": REGISTER_S,
         }
 
     @contextmanager

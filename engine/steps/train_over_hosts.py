@@ -20,6 +20,7 @@ from engine.plan import Step
 from engine.steps import over_hosts
 from engine.steps.context import PYTHON_VARIABLES, Context, StepListener
 from engine.store import remove_tree
+from engine.watchdog import START_S
 from engine.work import Launch, run_worker, write_spec
 from hosts import folders, mpi
 from hosts.probe import free_port, route_to
@@ -111,6 +112,7 @@ class ClusterTraining:
             ranks=sum(host.layout.ranks for host in layouts),
             grace_s=float(self.context.value("faults.grace_s")),
             hang_s=float(self.context.value("faults.hang_s")),
+            start_s=START_S,
             hosts=listener.rank_hosts,
         )  # fmt: skip
         try:

@@ -76,8 +76,9 @@ def prepare(
     cores, memory_gib = int(spec.get("cores") or 1), float(spec.get("memory_gib") or 4)
     engine = str(spec.get("engine") or "sail")
     try:
-        address, settings = spec.get("address"), spec.get("spark")
-        with open_session(engine, address, cores, memory_gib, work, settings) as session:
+        address, settings, register_s = map(spec.get, ("address", "spark", "register_s"))
+        opening = open_session(engine, address, cores, memory_gib, work, settings, register_s)
+        with opening as session:
             opened = time.monotonic() - start
             preparation = Preparation(
                 dataset=dataset, units=units, split=split, min_count=int(str(values["min_count"])),

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from models.worker import InputProblem, WorkFailed
 
 ENGINES = ("sail", "spark")
 JAVA_VERSIONS = (17, 21)
-REGISTER_S = 45.0
+JAVA_S = 60.0  # until Java is up, on a busy host
+REGISTER_S = 45.0  # then for the master to answer
+UNANSWERED = "masters are unresponsive"  # what Spark says after it has asked three times
 
 
 @dataclass
@@ -38,12 +41,13 @@ class Session:
 @contextmanager
 def open_session(
     engine: str, address: str | None, cores: int, memory_gib: float, work: Path,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None, register_s: float | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """An engine for the length of a with block; InputProblem says what it lacks.
 
     `settings` are Spark's own and come before those made here; no secret may be among them, since
-    they stand in the command line of Spark's driver.
+    they stand in the command line of Spark's driver. `register_s`: how long a master that is known
+    to be up may take to answer; without it REGISTER_S.
     """
     if engine not in ENGINES:
         raise InputProblem(f"engine is {engine!r}, expected sail or spark")
@@ -52,7 +56,11 @@ def open_session(
             # every task is a thread of this process: more of them than cores only costs memory
             yield Session(spark, engine, cores, lambda pieces: max(1, min(pieces, cores)))
     else:
-        with _spark(address or f"local[{cores}]", cores, memory_gib, work, settings or {}) as spark:
+        opened = _spark(
+            address or f"local[{cores}]", cores, memory_gib, work, settings or {},
+            register_s or REGISTER_S,
+        )  # fmt: skip
+        with opened as spark:
             yield Session(spark, engine, cores, lambda pieces: max(1, pieces))
 
 
@@ -83,8 +91,9 @@ def _sail(cores: int) -> Iterator[Any]:
 
 @contextmanager
 def _spark(
-    address: str, cores: int, memory_gib: float, work: Path, settings: Mapping[str, str]
-) -> Iterator[Any]:
+    address: str, cores: int, memory_gib: float, work: Path, settings: Mapping[str, str],
+    register_s: float,
+) -> Iterator[Any]:  # fmt: skip
     if address.startswith("sc://"):
         from pyspark.sql import SparkSession
 
@@ -110,7 +119,10 @@ def _spark(
     chosen = {**_spark_settings(address, cores, memory_gib, work), **settings}
     for key, value in chosen.items():
         builder = builder.config(key, value)
-    spark = builder.getOrCreate() if address.startswith("local") else _register(builder, address)
+    if address.startswith("local"):
+        spark = builder.getOrCreate()
+    else:
+        spark = _register(builder, address, register_s)
     spark.sparkContext.setLogLevel("ERROR")
     try:
         yield spark
@@ -118,7 +130,7 @@ def _spark(
         spark.stop()
 
 
-def _register(builder: Any, address: str) -> Any:
+def _register(builder: Any, address: str, register_s: float) -> Any:
     """The session when the master has taken us in. It says nothing to who does not know its secret,
     and Spark asks it three times, 20 s each: too long to leave a person waiting."""
     opened: dict[str, Any] = {}
@@ -131,16 +143,28 @@ def _register(builder: Any, address: str) -> Any:
 
     thread = threading.Thread(target=call, name="register", daemon=True)
     thread.start()
-    thread.join(REGISTER_S)
+    end = time.monotonic() + JAVA_S
+    while thread.is_alive() and not _java_is_up() and time.monotonic() < end:
+        thread.join(0.2)
+    thread.join(register_s)
     if "session" in opened:
         return opened["session"]
-    why = str(opened.get("error") or f"it did not answer within {REGISTER_S:.0f} s").splitlines()[0]
+    failed = f"the Spark master at {address} did not take this job"
+    error = str(opened.get("error") or "").strip()
+    if error and UNANSWERED not in error:  # it or this side said why, which is not the secret
+        raise WorkFailed(failed, error.splitlines()[0], "the step's log has all that Spark said")
     raise WorkFailed(
-        f"the Spark master at {address} did not take this job",
-        why,
+        failed, f"it did not answer within {register_s:.0f} s",
         "check the address, that the master is up, and that its secret (spark.authenticate.secret)"
         " is the one of this job",
-    )
+    )  # fmt: skip
+
+
+def _java_is_up() -> bool:
+    """Whether this process's Java listens to it; PySpark tells it nowhere else."""
+    from pyspark import SparkContext
+
+    return SparkContext._gateway is not None
 
 
 def _require_classic() -> None:

@@ -21,9 +21,10 @@ from engine import events as ev
 from engine.clusters import Inventory
 from engine.processes import processes_of
 from engine.state import RunStatus
+from engine.steps.train_over_hosts import PORTS
 from hosts.testbed import Testbed
 from tests.e2e.conftest import Home, new_home, wait_for
-from tests.testbed import Testbeds
+from tests.testbed import Testbeds, open_ports
 
 # The time limit is for a test with the fixture: torch goes to three hosts first.
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -105,6 +106,30 @@ def test_bare_hosts_train_what_this_machine_does(lab: Lab) -> None:
     assert abs(lab.auc_there - lab.auc) <= 0.002
     for host in HOSTS:
         assert lab.ours(host) == []
+
+
+def test_only_the_ports_that_readme_names_listen_while_ranks_train(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on the head where the ranks meet, and those that the kernel picks for mpirun and gloo;
+    nothing after."""
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    lab.forget_training()
+    run = lab.home.aiok("run", *RUN, "--detach").stdout.split()[0]
+    seen: dict[str, set[int]] = {host: set() for host in HOSTS}
+    while api.state(run).status.is_live:
+        for host in HOSTS:
+            seen[host] |= open_ports(lab.testbed, host)
+        time.sleep(0.2)
+    assert api.state(run).status is RunStatus.DONE
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    named = {host: {port for port in seen[host] if not first <= port <= last} for host in HOSTS}
+    (meeting,) = named["h1"]
+    assert PORTS[0] <= meeting <= PORTS[1]
+    assert named["h2"] == named["h3"] == set()
+    assert all(seen.values()), seen  # gloo's
+    wait_until_bare(lab, run)
+    assert not any(open_ports(lab.testbed, host) for host in HOSTS)
 
 
 def test_tables_too_large_for_a_host_are_spread_and_train_the_same(

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,13 +26,14 @@ from engine.environments import lock_of
 from engine.errors import ExitCode
 from engine.plan import Plan
 from engine.state import RunState, RunStatus
+from engine.store import lock_holder, open_run_folder
 from hosts import java, spark
 from hosts.site import Site
 from hosts.spark import SparkCluster, SparkHost, SparkPlan, Watcher
 from hosts.testbed import HostProcess, Testbed
 from hosts.transport import HostProblem
 from tests.e2e.conftest import Home, new_home, wait_for
-from tests.testbed import Testbeds
+from tests.testbed import Testbeds, open_ports
 
 # The time limit is for a test with the fixture: Spark goes to three hosts first.
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -41,10 +42,11 @@ HOSTS = ("h1", "h2", "h3")
 ROWS, FILES = 100_000, 6
 RUN_S = 280.0
 SECRET_S = 60.0
+NOTICE_S, GRACE_S = 15.0, 5.0
 NOT_MADE = "dataset.generate=null"
 NOT_DATA = ("result.json", "files.json")
 STEPS = ("provision", "data", "etl")
-ON_SPARK = ("cluster=lab", "etl.engine=spark", "faults.grace_s=5")
+ON_SPARK = ("cluster=lab", "etl.engine=spark", f"faults.grace_s={GRACE_S}")
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Lab:
         """Spark's programs on a host."""
         return [p for p in self.testbed.processes(host) if "org.apache.spark" in p.command]
 
-    def bare(self, host: str) -> None:
-        """Nothing of a run is left there: no process, no port, no file of Spark's."""
+    def idle(self, host: str) -> None:
+        """No process of a run is left there, and no port."""
         ours = ("org.apache.spark", "models.dlrm", "agent.py", "pyspark")
         end = time.monotonic() + 20
         while left := [
@@ -84,19 +86,16 @@ class Lab:
         ]:
             assert time.monotonic() < end, f"{host}: {left}"
             time.sleep(0.2)
-        assert ports(self.testbed, host) == set()
+        assert open_ports(self.testbed, host) == set()
+
+    def bare(self, host: str) -> None:
+        """Nothing of a run is left there: no process, no port, no file of Spark's."""
+        self.idle(host)
         found = self.testbed.run_as_root(
             host, ["find", "/tmp", "/shared", "/home", "-name", "*spark-defaults*", "-o", "-name",
                    "*hsperf*", "-o", "-name", ".*.building", "-o", "-name", ".work.*"],
         )  # fmt: skip
         assert found.stdout == ""
-
-
-def ports(testbed: Testbed, host: str) -> set[int]:
-    """What listens on the cluster's interface, the SSH server apart."""
-    found = (line.rpartition(":") for line in testbed.listeners(host))
-    inward = ("tcp 127.", "tcp [::1]", "tcp [::ffff:127.")
-    return {int(port) for where, _, port in found if not where.startswith(inward)} - {22}
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +168,7 @@ def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:
     def look() -> None:
         while not over.wait(0.3):
             for host in HOSTS:
-                seen[host] |= ports(lab.testbed, host)
+                seen[host] |= open_ports(lab.testbed, host)
                 argv.update(p.command for p in lab.testbed.processes(host))
             found = lab.testbed.run_as_root("h1", [
                 "sh", "-c", "cat /home/*/.local/share/aiok/jobs/*/*/spark-defaults.conf; "
@@ -200,21 +199,71 @@ def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:
     assert not any(secret in text for text in texts)
 
 
-def test_a_lost_worker_changes_nothing_but_time(lab: Lab) -> None:
+def struck_run(lab: Lab, strike: Callable[[str], None]) -> tuple[str, float]:
+    """A run that is struck while Spark's tasks read the data, and when that was."""
     run = lab.start(*ON_SPARK)
+    wait_for(run, lambda e: isinstance(e, ev.StepProgressed) and e.phase == "read", RUN_S)
+    struck = time.time()
+    strike(run)
+    return run, struck
 
-    def working(event: ev.Event) -> bool:
-        return isinstance(event, ev.StepProgressed) and event.phase == "read"
 
-    wait_for(run, working, RUN_S)
-    for process in lab.spark_processes("h2"):
+def kill(lab: Lab, host: str, words: str) -> None:
+    """kill -9 of Spark's programs on a host with these words in their command line."""
+    found = [process for process in lab.spark_processes(host) if words in process.command]
+    assert found
+    for process in found:
         os.kill(process.pid, signal.SIGKILL)
-    state = ended(run)
+
+
+FAULTS: dict[str, tuple[Callable[[Lab], None], str, float]] = {
+    "worker killed": (
+        lambda lab: kill(lab, "h2", "spark"), "h2: the Spark worker there is lost", NOTICE_S
+    ),
+    "master killed": (
+        lambda lab: kill(lab, "h1", "deploy.master.Master"), "h1: the Spark master there is lost",
+        NOTICE_S,
+    ),
+    "host cut": (
+        lambda lab: lab.testbed.cut("h3"), "h3: the Spark worker there is lost", NOTICE_S + GRACE_S
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_spark_loses_changes_nothing_but_time(lab: Lab, fault: str) -> None:
+    strike, sentence, limit_s = FAULTS[fault]
+    try:
+        run, struck = struck_run(lab, lambda _run: strike(lab))
+        state = ended(run)
+    finally:
+        lab.testbed.heal("h3")
+    assert state.attempt == 1
     assert_same(lab.reference, made_by(state, "etl"))
     events, _ = api.events_since(run, 0)
-    said = [event.text for event in events if isinstance(event, ev.Noted)
-            and event.level == "warning"]  # fmt: skip
-    assert any(text.startswith("h2: the Spark worker there is lost") for text in said), said
+    warnings = [event for event in events if isinstance(event, ev.Noted)
+                and event.level == "warning"]  # fmt: skip
+    told = [event.t - struck for event in warnings if event.text.startswith(sentence)]
+    assert len(told) == 1, warnings
+    assert 0 <= told[0] <= limit_s
+    for host in HOSTS:
+        lab.bare(host)
+
+
+def test_a_killed_run_process_takes_spark_with_it_and_resume_prepares_the_same(lab: Lab) -> None:
+    def kill_run_process(run: str) -> None:
+        pid = lock_holder(open_run_folder(run).lock)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+    run, _ = struck_run(lab, kill_run_process)
+    for host in HOSTS:
+        lab.idle(host)
+    assert api.state(run).status is RunStatus.LOST
+    api.resume(run)
+    state = ended(run)
+    assert state.steps["etl"].starts == 2
+    assert_same(lab.reference, made_by(state, "etl"))
     for host in HOSTS:
         lab.bare(host)
 
@@ -270,6 +319,7 @@ def test_a_wrong_secret_ends_soon_with_a_sentence(
     assert time.monotonic() - began <= SECRET_S
     assert str(caught.value) == "h3: the Spark worker did not register with the master"
     assert "its log says: " in caught.value.why
+    assert "another secret" in caught.value.todo
     for host in HOSTS:
         lab.bare(host)
 

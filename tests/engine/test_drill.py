@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engine import drill
+from engine import drill, faults
 from engine import events as ev
-from engine.drill import FAULTS, Fault, Trial, Verdict
+from engine.drill import Verdict
 from engine.errors import InputError
+from engine.faults import FAULTS, Fault, Trial
 from engine.sandbox import Sandbox
 from engine.state import RunState, RunStatus, fold
 from tests.engine.test_recovery import loss_at
@@ -96,6 +97,80 @@ def test_work_lost_beyond_a_checkpoint_interval_breaks_it(monkeypatch: pytest.Mo
 def test_a_false_alarm_breaks_the_promise_of_a_slow_link(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = next(fault for fault in FAULTS if fault.name == "slow link")
     assert judged(monkeypatch, slow, "stop").broken == ["work was lost"]
+
+
+def spark_journal(*more: ev.Event) -> list[ev.Event]:
+    """A run whose ETL goes on though h2 has lost its Spark worker."""
+    return [
+        ev.RunCreated(t=0, run="tiny-2", recipe="tiny", steps=STEPS),
+        ev.RunStarted(t=1, pid=1, attempt=1),
+        ev.Noted(t=99, step="train", text="rank 1 is slow", level="warning"),
+        *more,
+        ev.StepFinished(t=120, step="evaluate", identity="e", seconds=1, result={"auc": 0.7}),
+        ev.RunEnded(t=121, status="done", exit_code=0),
+    ]  # fmt: skip
+
+
+def test_what_spark_survives_must_be_told_as_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = next(fault for fault in FAULTS if fault.name == "Spark worker lost")
+    text = "h2: the Spark worker there is lost (it was killed by signal 9); others do its work"
+    warned = spark_journal(ev.Noted(t=102.5, step="train", text=text, level="warning"))
+    kept = judged(monkeypatch, fault, "stop", warned)
+    assert kept.broken == []
+    assert kept.notice_s == pytest.approx(2.5)
+    assert kept.observation == f"{text}; ended done"
+    silent = judged(monkeypatch, fault, "stop", spark_journal())
+    assert "nothing was told" in silent.broken
+    other = spark_journal(ev.Noted(t=102.5, step="train", text="h1: lost", level="warning"))
+    assert "nothing was told" in judged(monkeypatch, fault, "stop", other).broken
+    lost = [*warned[:-2], ev.WorkLost(t=103, step="train", what="h2 was lost", policy="stop",
+                                      restart=1, restarts=3), *warned[-2:]]  # fmt: skip
+    assert judged(monkeypatch, fault, "stop", lost).broken == ["work was lost"]
+
+
+def test_a_full_disk_must_be_told_with_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = next(fault for fault in FAULTS if fault.name == "disk full on a host")
+    for why, broken in (("No space left on device, on h1", []),
+                        ("No space left on device", ["'on h1' was not told"])):  # fmt: skip
+        failed = ev.StepFailed(t=101, step="train", what="the disk is full: /c", why=why)
+        ended = ev.RunEnded(t=102, status="failed", exit_code=3)
+        stopped = fold([*journal()[:6], failed, ended])
+        events = [*journal()[:6], failed, ended, *journal()[7:]]
+        monkeypatch.setattr(Trial, "events", lambda _self, events=events: events)
+        trial = Trial(Sandbox(Path("nowhere"), None), "stop", run="tiny-2", struck=100)
+        verdict = drill._judge(fault, trial, stopped, fold(journal()), (), 0.7, 2.0)
+        assert verdict.broken == broken
+        assert verdict.observation.startswith(f"the disk is full: /c; {why}; ended failed")
+
+
+def test_the_rows_for_spark_are_the_generated_ones_in_their_order(aiok_home: Path) -> None:
+    made = aiok_home / "cache" / "data-1"
+    made.mkdir(parents=True)
+    rows = [f"row {number}\n" for number in range(20)]
+    (made / "part-00000.tsv").write_text("".join(rows))
+    drill._write_files(Sandbox(aiok_home, None), "data-1")
+    parts = sorted((aiok_home / faults.DATA).iterdir())
+    assert len(parts) == drill.FILES
+    assert all(part.stat().st_size for part in parts)
+    assert "".join(part.read_text() for part in parts) == "".join(rows)
+    settings = Trial(Sandbox(aiok_home, None), "wait").overrides(on_spark=True)
+    assert {"etl.engine=spark", f"dataset.path={aiok_home / faults.DATA}"} <= set(settings)
+
+
+def test_what_cannot_be_drilled_here_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, aiok_home: Path
+) -> None:
+    names = ["rank killed", "link cut", "Spark master lost"]
+    here = drill.left_out(names, on_hosts=False)
+    assert list(here) == ["link cut", "Spark master lost"]
+    assert all("need root" in why for why in here.values())
+    bare = replace(drill.api.host_facts(), java="")
+    monkeypatch.setattr(drill.api, "host_facts", lambda: bare)
+    monkeypatch.setattr(drill.java, "find_jdk", lambda: None)
+    lacking = drill.left_out(names, on_hosts=True)
+    assert lacking == {"Spark master lost": "Spark needs Java 17 or 21"}
+    monkeypatch.setattr(drill.java, "find_jdk", lambda: Path("/jdk"))
+    assert drill.left_out(names, on_hosts=True) == {}
 
 
 def test_faults_are_chosen_by_name() -> None:

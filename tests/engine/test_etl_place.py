@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
+from engine import environments
 from engine.advisor.job import Job
 from engine.advisor.layout import ClusterHost
 from engine.advisor.planner import make_plan
@@ -16,7 +18,10 @@ from engine.plan import Plan
 from engine.recipe import Recipe, flatten
 from engine.steps.etl_over_hosts import heap_mib
 from hosts import java
+from hosts.bringup import placed
+from hosts.installer import MARKER
 from hosts.inventory import LOCAL
+from hosts.local import LocalTransport
 from hosts.probe import HostFacts
 
 JAVA = 'openjdk version "17.0.15" 2025-04-15'
@@ -34,12 +39,16 @@ def facts(name: str, cores: int = 4, java: str = JAVA) -> HostFacts:
 def planned(
     etl: dict[str, Any], rows: int = 100_000, shared: str | None = "/nfs", cores: int = 4,
     hosts: tuple[HostFacts, ...] = (), has_jdk: bool = False,
+    room_gib: Mapping[str, float] | None = None,
 ) -> Plan:  # fmt: skip
     recipe = Recipe.model_validate(
         {"dataset": {"generate": {"rows": rows}}, "cluster": "lab", "etl": etl}
     )
     found = hosts or tuple(facts(name, cores) for name in ("h1", "h2", "h3"))
-    cluster = [ClusterHost(name=host.hostname, slots=None, facts=host) for host in found]
+    cluster = [
+        ClusterHost(name=host.hostname, slots=None, facts=host, room_gib=room_gib or {})
+        for host in found
+    ]
     return make_plan(Job(
         name="r", recipe=recipe, origins=dict.fromkeys(flatten(recipe.model_dump()), "recipe"),
         facts=facts(LOCAL), files=list[FileFacts](), missing_gib={}, cluster=cluster,
@@ -104,6 +113,36 @@ def test_a_host_without_java_is_a_problem_only_where_none_can_be_made() -> None:
     assert "openjdk-17-jre-headless" in problem
     assert planned({"engine": "spark"}, hosts=hosts, has_jdk=True).problems == ()
     assert planned({"engine": "sail"}, hosts=hosts).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("etl", "free_gib", "said"),
+    [
+        ({"engine": "spark"}, 2.4, "h2: 2.40 GiB free, the environments spark and torch need about "
+         "2.50 GiB; free some, or choose another work_folder in the inventory"),
+        ({"engine": "spark"}, 2.6, None),
+        ({"engine": "sail"}, 1.4, None),  # torch alone: the preflight has said it
+    ],
+)  # fmt: skip
+def test_a_host_needs_space_for_spark_too_where_it_is_to_run(
+    etl: dict[str, Any], free_gib: float, said: str | None
+) -> None:
+    room = {"spark": 1.0, "torch": 1.5, "tensorflow": 4.0}
+    small = replace(facts("h2"), disk_free_gib=free_gib)
+    plan = planned(etl, hosts=(facts("h1"), small), room_gib=room)
+    assert plan.problems == ((said,) if said else ())
+
+
+def test_a_host_lacks_only_the_environments_that_are_not_whole_there(aiok_home: Path) -> None:
+    there = aiok_home / "there"
+    whole = there / "envs" / environments.environment_folder("torch").name
+    whole.mkdir(parents=True)
+    (whole / MARKER).touch()
+    with LocalTransport() as here:
+        found = placed(here, PurePosixPath(there)).whole
+    lacks = environments.missing_there(found)
+    assert set(environments.names()) - set(lacks) == {"torch"}
+    assert lacks["spark"].wheels_gib > 0.3
 
 
 @pytest.mark.parametrize(("free_gib", "heap"), [(0.5, 512), (24.0, 6144), (1000.0, 8192)])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine import clusters, recovery
+from engine import api, clusters, recovery
 from engine import events as ev
 from engine.clusters import Inventory, local_site
 from engine.errors import (
@@ -17,15 +18,24 @@ from engine.errors import (
     ExitCode,
     HostError,
     HostLost,
+    InputError,
     RunStopped,
     StepFailed,
     WorkerLost,
 )
 from engine.plan import Plan, PlannedValue, Step
 from engine.recovery import with_policy
+from engine.run import RunProcess, StopSignals
 from engine.state import RunState, RunStatus, fold
 from engine.steps.context import Context
-from engine.store import EventLog, RunFolder, read_events
+from engine.store import (
+    EventLog,
+    RunFolder,
+    create_run_folder,
+    home,
+    read_events,
+    write_atomically,
+)
 from hosts import facts as host_facts
 from hosts.site import Site
 from hosts.transport import HostProblem
@@ -167,6 +177,42 @@ def test_a_rank_that_is_lost_while_its_host_answers_starts_again_there(
     assert lab.context.attempt == 3
     assert [lost.hosts for lost in lab.told(ev.WorkLost)] == [[], []]
     assert list(lab.context.cluster_hosts()) == ["h1", "h2", "h3"]
+
+
+def test_resume_remembers_who_was_left_out_and_says_so(
+    labs: Labs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under `shrink`, or by an earlier resume, until all are taken back."""
+    plan = labs("shrink").context.plan
+    folder = create_run_folder("left")
+    (home() / "code" / "c0").mkdir(parents=True)
+    write_atomically(folder.plan, replace(plan, code="c0").to_json())
+    log = EventLog(folder.events)
+    steps = [{"id": STEP.id, "kind": STEP.kind, "title": STEP.title}]
+    log.append(ev.RunCreated(t=1, run=folder.id, recipe="tiny", steps=steps))
+    log.append(ev.RunStarted(t=2, pid=1, attempt=1))
+    log.append(ev.WorkRestarted(t=3, step=STEP.id, attempt=2, without=["h2"]))
+    log.append(ev.RunEnded(t=4, status="stopped", exit_code=4))
+    log.close()
+    launched: list[tuple[str, ...]] = []
+    monkeypatch.setattr(api, "_launch", lambda _folder, without: launched.append(tuple(without)))
+    api.resume(folder.id)
+    api.resume(folder.id, ["h3"])
+    api.resume(folder.id, all_hosts=True)
+    assert launched == [("h2",), ("h2", "h3"), ()]
+    with pytest.raises(InputError, match="no host is left") as caught:
+        api.resume(folder.id, ["h1", "h3"])
+    assert "--all-hosts" in caught.value.todo
+    signals = StopSignals()
+    signals.level = 1
+    process = RunProcess(folder, signals, launched[1])
+    assert process.run() == ExitCode.STOPPED
+    process.log.close()
+    state = folder.state()
+    assert state.without == ["h2", "h3"]
+    assert state.steps[STEP.id].notes == [
+        ("info", "without h2, as before; all work again with --all-hosts")
+    ]
 
 
 def test_restarts_are_limited_and_the_run_ends_resumable(labs: Labs) -> None:

@@ -339,6 +339,54 @@ def test_a_failed_run_says_what_to_do_first(folder: RunFolder) -> None:
     assert "mend the file" in text
 
 
+def test_losses_and_restarts_are_shown_with_what_was_done_again(folder: RunFolder) -> None:
+    state = make_state()
+    fold([
+        ev.StepStopped(t=T0 + 90, step="train", what="h3 was lost: no word for 15 s", why="silent"),
+        ev.RunStarted(t=T0 + 95, pid=2, attempt=3),
+        ev.StepStopped(t=T0 + 96, step="etl"),  # asked for: no loss
+        ev.WorkLost(t=T0 + 50, step="train", what=f"h2 was lost{HOSTILE}", policy="wait", restart=1,
+                    restarts=3, hosts=["h2"], steps_lost=1200, rows_lost=76_800),
+        ev.WorkRestarted(t=T0 + 60, step="train", attempt=2),
+    ], state)  # fmt: skip
+    write_report(folder, state, make_plan(), folder.report.parent)
+    page = read_page(folder.report)
+    assert_safe(page)
+    first, second = page.rows["loss-table"][1:]
+    assert first[1:] == ["train", f"h2 was lost{plain(HOSTILE)}", "h2",
+                         "policy wait: restart 1 of 3", "1,200 steps (76,800 rows)"]  # fmt: skip
+    assert second[1:] == ["train", "h3 was lost: no word for 15 s", "-", "ended here", "-"]
+    assert "2 attempts, 2 losses of hosts or ranks (below)" in "".join(page.text)
+    twin = json.loads((folder.report.parent / "report.json").read_text())
+    assert [loss["steps_lost"] for loss in twin["losses"]] == [1200, None]
+    (folder.report.parent / "report.html").unlink()
+    write_report(folder, make_state(), make_plan(), folder.report.parent)
+    assert "loss-table" not in read_page(folder.report).rows
+
+
+def test_estimates_stand_beside_what_the_steps_took(folder: RunFolder) -> None:
+    plan, state = make_plan(), make_state()
+    estimate = {"minutes": 1.2, "memory_gib": 1.0, "disk_gib": 0.2, "network_gib": 0.4}
+    for step in plan["steps"]:
+        step["estimate"] = estimate
+    fold([
+        ev.StepEstimated(t=T0, step="train", **estimate),
+        ev.StepFinished(t=T0, step="train", identity="i", seconds=62.0, result={},
+                        actual={"minutes": 62 / 60, "memory_gib": 1.5, "network_gib": 0.3}),
+    ], state)  # fmt: skip
+    write_report(folder, state, plan, folder.report.parent)
+    page = read_page(folder.report)
+    (row,) = [row for row in page.rows["estimates"][1:] if row[0] == "Train DLRM"]
+    assert page.rows["estimates"][0] == [
+        "step", "time", "estimate", "memory, GiB", "estimate", "disk, GiB", "estimate",
+        "network, GiB", "estimate",
+    ]  # fmt: skip
+    assert row[1:] == ["62.0 s", "72.0 s", "1.50", "1.00", "-", "0.20", "0.30", "0.40"]
+    assert "This run took time 0.86x, memory 1.5x, network 0.75x of the estimate" in "".join(
+        page.text
+    )
+
+
 def test_a_pause_between_stop_and_resume_is_cut_out(folder: RunFolder) -> None:
     samples = read_samples(write_telemetry(folder, pause_at=30))
     assert len(samples) == 101

@@ -44,15 +44,17 @@ class Log(Listener):
         self.text += text
 
 
-def hang(tmp_path: Path, act: str) -> tuple[WorkerLost, str]:
-    """The error and the log of a rank that begins and then does this."""
+def hang(tmp_path: Path, act: str, begins: bool = True) -> tuple[WorkerLost, str]:
+    """The error and the log of a rank that begins to step, or not, and then does this."""
     program, log = tmp_path / "worker.py", Log()
-    program.write_text(WORKER.format(act=act))
+    text = WORKER if begins else WORKER.replace("    messenger.send(Beat(step=1))\n", "")
+    program.write_text(text.format(act=act))
     (tmp_path / "spec.json").write_text("{}")
     launch = Launch(
         job=f"hang-{os.getpid()}.x", code=deploy().name,
         argv=[sys.executable, str(program), str(tmp_path / "spec.json")],
-        env={"PYTHONPATH": str(ROOT), "PMI_RANK": "0", "PMI_SIZE": "1"}, hang_s=1.0,
+        env={"PYTHONPATH": str(ROOT), "PMI_RANK": "0", "PMI_SIZE": "1"},
+        hang_s=1.0 if begins else 1000.0, start_s=2.0,
     )  # fmt: skip
     with pytest.raises(WorkerLost, match="rank 0 on localhost hangs: no progress for") as caught:
         run_worker([local_site()], launch, log, log="/the/log")
@@ -76,6 +78,13 @@ def test_a_stopped_rank_is_ended_and_told_as_stopped(tmp_path: Path) -> None:
     assert "state T in /proc" in log
 
 
+@pytest.mark.usefixtures("aiok_home")
+def test_a_rank_that_hangs_before_its_first_step_is_ended_too(tmp_path: Path) -> None:
+    error, log = hang(tmp_path, "wait_for_ever()", begins=False)
+    assert "in wait_for_ever" in log
+    assert error.why.startswith("rank 0: ")
+
+
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -95,7 +104,27 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def test_before_the_first_beat_nobody_is_watched(clock: Clock) -> None:
+def test_the_start_has_a_limit_of_its_own_and_any_word_counts_for_all(clock: Clock) -> None:
+    dog = Watchdog(2, 30, 1000)
+    assert clock.wait(dog, 900) == {}
+    dog.heard(Note(text="starts"), 0)
+    assert clock.wait(dog, 1000) == {}
+    assert clock.wait(dog, 1) == {0: 1001.0, 1: 1001.0}
+    assert dog.watched == [0, 1]
+    dog.restart()
+    dog.heard(Beat(step=1), 0)
+    assert clock.wait(dog, 30) == {}
+    assert clock.wait(dog, 1) == {0: 31.0, 1: 31.0}
+
+
+def test_work_without_steps_may_be_silent(clock: Clock) -> None:
+    dog = Watchdog(1, 30)
+    assert clock.wait(dog, 100_000) == {}
+    dog.heard(Beat(step=1), 0)
+    assert list(clock.wait(dog, 31)) == [0]
+
+
+def test_before_the_first_beat_nobody_is_watched_by_itself(clock: Clock) -> None:
     dog = Watchdog(2, 30)
     dog.heard(Note(text="starts"), 0)
     assert clock.wait(dog, 1000) == {}

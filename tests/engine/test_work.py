@@ -15,7 +15,7 @@ import pytest
 from engine import work
 from engine.clusters import local_site
 from engine.code import deploy
-from engine.errors import AiokError, InputError, RunStopped, StepFailed
+from engine.errors import AiokError, HostLost, InputError, RunStopped, StepFailed
 from engine.work import Launch, Listener, run_worker
 from hosts import agent
 from hosts.transport import clean
@@ -78,6 +78,26 @@ def test_a_killed_worker_is_told_with_its_last_lines_and_log() -> None:
     assert "\n       21\n" in caught.value.why
     assert "\n       20\n" not in caught.value.why
     assert caught.value.log == "/the/log"
+
+
+@pytest.mark.parametrize(
+    ("said", "who"),
+    [
+        ("=   RANK 1 PID 77 RUNNING AT 10.0.0.2", "rank 1 on h2 ended"),
+        ("nothing", "rank 0 on h1 and rank 1 on h2 ended"),
+    ],
+)
+def test_of_ranks_that_all_ended_the_one_that_the_launcher_names_is_told(
+    said: str, who: str
+) -> None:
+    script = f"echo; echo '{said}'; echo '=   KILLED BY SIGNAL: 9 (Killed)'; exit 9"
+    launch = Launch(
+        job=f"work-{os.getpid()}.x", code=deploy().name, argv=["sh", "-c", script], ranks=2,
+        hosts=("h1", "h2"),
+    )  # fmt: skip
+    with pytest.raises(HostLost, match=f"^{who} without a word") as caught:
+        run_worker([local_site()], launch, Recorder())
+    assert "KILLED BY SIGNAL: 9" in caught.value.why
 
 
 def test_bad_input_is_told_as_the_worker_said_it() -> None:

@@ -49,7 +49,7 @@ def test_a_host_is_ready_when_all_that_was_begun_is_whole(tmp_path: Path) -> Non
     assert status(look(home)) is HostStatus.HALF  # an environment was begun
     (environment / MARKER).touch()
     assert status(look(home)) is HostStatus.READY
-    assert look(home).whole == (f"{home}/code/1a2b", f"{environment}/{MARKER}")
+    assert look(home).whole == (f"{home}/code/1a2b", str(environment))
 
 
 def test_a_ledger_of_any_content_is_read(tmp_path: Path) -> None:

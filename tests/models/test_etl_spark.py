@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 
 from models.recdp import session, sources
 from models.recdp.blocks import Manifest
-from models.worker import InputProblem
+from models.worker import InputProblem, WorkFailed
 from tests.models.recdp_reference import SAMPLE, assert_equal_to_reference, expected_manifest
 
 pytestmark = [
@@ -102,6 +103,37 @@ from models.worker import run
 session.REGISTER_S = 3.0
 sys.exit(run(etl.prepare, ["etl", sys.argv[1]]))
 """
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "secret"),
+    [
+        ("Authentication failed for user bob\nmore", "Authentication failed for user bob", False),
+        ("Reason: All masters are unresponsive! Giving up.", "it did not answer within", True),
+    ],
+)  # fmt: skip
+def test_only_a_master_that_does_not_answer_lets_one_think_of_the_secret(error, why, secret):
+    class Builder:
+        def getOrCreate(self):
+            raise RuntimeError(error)
+
+    with pytest.raises(WorkFailed, match="at spark://m:7077 did not take this job") as caught:
+        session._register(Builder(), "spark://m:7077", 45.0)
+    assert caught.value.why.startswith(why)
+    assert ("secret" in caught.value.todo) is secret
+
+
+def test_a_master_that_is_known_to_be_up_may_take_longer(monkeypatch):
+    class Builder:
+        def getOrCreate(self):
+            time.sleep(1.0)
+            return "session"
+
+    monkeypatch.setattr(session, "_java_is_up", lambda: True)
+    with pytest.raises(WorkFailed) as caught:
+        session._register(Builder(), "spark://m:7077", 0.1)
+    assert "secret" in caught.value.todo
+    assert session._register(Builder(), "spark://m:7077", 60.0) == "session"
 
 
 def test_a_master_that_does_not_answer_is_told_soon(tmp_path):
