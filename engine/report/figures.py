@@ -184,7 +184,7 @@ def _step(folder: RunFolder, step: StepState, planned: dict[str, Any]) -> dict[s
             "network_gib": number(estimate.get("network_gib")),
             "cpu_s": number(estimate.get("cpu_s")),
         },
-        "intervals": estimates.intervals(estimate),
+        "intervals": {**dict.fromkeys(estimates.LEAST), **estimates.intervals(estimate)},
         "ratios": estimates.ratios(step),
         "ranks": [{"rank": rank, **asdict(pace)} for rank, pace in enumerate(step.paces)],
         "command": shlex.join(map(str, command)) if isinstance(command, list) else str(command),

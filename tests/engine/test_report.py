@@ -228,8 +228,8 @@ def test_headline_comes_first_and_names_all_results(folder: RunFolder) -> None:
     assert rows["Evaluate on the test rows"][5] == "test AUC 0.7688, ceiling 0.7801"
     assert rows["Optimize for inference"][5] == "2.09x the eager model, AUC drop 0.0000"
     estimates = {row[0]: row for row in page.rows["estimates"][1:]}
-    assert estimates["Train DLRM"][1:5] == ["62.0 s", "72.0 s", "0.90", "1.00"]
-    assert estimates["Evaluate on the test rows"][5] == "-"
+    assert estimates["Train DLRM"][1:7] == ["62.0 s", "72.0 s", "-", "-", "0.90", "1.00"]
+    assert estimates["Evaluate on the test rows"][7] == "-"
     plan = page.rows["etl-plan"][1:]
     assert [row[:3] for row in plan] == [["arrow lookup", "fits in memory", "26"]]
     assert plan[0][3].startswith("C1 (900), C2 (1,800), ") and plan[0][3].endswith("C26 (23,400)")
