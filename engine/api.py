@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ from engine.plan import Plan, read_plan
 from engine.preflight import HostReport
 from engine.preflight import check as check_hosts
 from engine.questions import STEPS, Question, check_answers, questions, recipe_text, to_data
+from engine.run_list import RunSummary
+from engine.run_list import summaries as runs
 from engine.state import RunState, RunStatus
 from engine.store import (
     EventLog,
@@ -61,7 +63,6 @@ from engine.store import (
     open_run_folder,
     read_events,
     read_lines,
-    run_folders,
     run_name,
     safe_name,
     write_atomically,
@@ -272,21 +273,6 @@ def models() -> list[ModelSpec]:
 # --- runs ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """One line of the list of runs."""
-
-    id: str
-    recipe: str
-    status: RunStatus
-    step: str
-    progress: float | None
-    best: str
-    eta_s: float | None
-    created: float
-    ended: float | None
-
-
 def start(
     recipe_name: str,
     overrides: Sequence[str] = (),
@@ -467,47 +453,6 @@ def run_hosts(run: str) -> list[str]:
         return [name for name in read_plan(plan_file).facts if name != LOCAL]
     except InputError:  # a run without a whole plan still has a state to show
         return []
-
-
-def runs() -> list[RunSummary]:
-    """All runs, newest first; a damaged one is listed, never hides the others."""
-    found = []
-    for path in run_folders():
-        now = RunFolder(path).state()
-        current = now.current
-        found.append(
-            RunSummary(
-                id=path.name,
-                recipe=now.recipe,
-                status=now.status,
-                step=current.id if current else "",
-                progress=_progress(now),
-                best=_best(now),
-                eta_s=current.eta_s(time.time()) if current else None,
-                created=now.created or path.lstat().st_ctime,
-                ended=now.ended,
-            )
-        )
-    return found
-
-
-def _progress(now: RunState) -> float | None:
-    """Whole steps plus the part of the current one, of all steps."""
-    if not now.steps:
-        return None
-    whole = sum(step.status.is_whole for step in now.steps.values())
-    current = now.current
-    part = (current.fraction or 0.0) if current else 0.0
-    return min(1.0, (whole + part) / len(now.steps))
-
-
-def _best(now: RunState) -> str:
-    """The figure to show in a list: the test metric, else the best valid one so far."""
-    tested = now.result("evaluate").get("auc")
-    if isinstance(tested, int | float):
-        return f"auc {tested:.4f}"
-    curve = now.curves.get(("auc", "valid"))
-    return f"auc {max(point.value for point in curve):.4f} valid" if curve else ""
 
 
 def journal_size(run: str) -> int:
