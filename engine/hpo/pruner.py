@@ -11,8 +11,8 @@ Tuning, arXiv 1810.05934. Median rule: Golovin et al. 2017, Google Vizier.
 
 from __future__ import annotations
 
-import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -123,20 +123,20 @@ def loss_at(trial: Trial, objective: Objective, step: int) -> float | None:
 
     A finished trial keeps its last value: with another batch size the last step differs a little.
     """
-    best, curve = math.inf, list[tuple[int, float]]()
-    for report in trial.reports.get(objective.name, ()):
-        if math.isfinite(report.value):
-            best = min(best, objective.loss(report.value))
-        curve.append((report.step, best))
-    for (before, worse), (after, better) in itertools.pairwise(curve):
-        if before <= step < after:
-            if not math.isfinite(worse):
-                return worse
-            return worse + (better - worse) * (step - before) / (after - before)
-    if not curve or step < curve[0][0]:
+    reports = trial.reports.get(objective.name, [])
+    if not reports or step < reports[0].step:
         return None
-    is_there = step == curve[-1][0] or trial.state is TrialState.FINISHED
-    return curve[-1][1] if is_there else None
+    at = bisect_right(reports, step, key=lambda report: report.step)  # how many up to the step
+    best = min((objective.loss(r.value) for r in reports[:at] if math.isfinite(r.value)),
+               default=math.inf)  # fmt: skip
+    last = reports[at - 1]
+    if at == len(reports):
+        return best if step == last.step or trial.state is TrialState.FINISHED else None
+    following = reports[at]
+    if not math.isfinite(best) or not math.isfinite(following.value):
+        return best
+    better = min(best, objective.loss(following.value))
+    return best + (better - best) * (step - last.step) / (following.step - last.step)
 
 
 def _losses_at(trials: Sequence[Trial], objective: Objective, step: int) -> list[float]:
