@@ -26,9 +26,9 @@ def load(name: str) -> ModelSpec:
 
 def of_plan(plan: Plan) -> ModelSpec:
     """The model of a plan; a program is what it was when the run was planned."""
-    training = plan.training
-    if "program" in training.settings:
-        return spec_of(registry.planned(training.settings).program)
+    for step in plan.steps:
+        if "program" in step.settings:
+            return spec_of(registry.planned(step.settings).program)
     return catalog.load(plan.model)
 
 

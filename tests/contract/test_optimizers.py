@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -229,7 +230,10 @@ def test_it_learns_where_values_are_good(name: str, make: Make, maximize: bool) 
         return math.dist((float(assignment["x"]), float(assignment["y"])), (0.8, 0.2))
 
     near = tried(optimizer, SQUARE, 30, 6, lambda a: {"score": sign * distance(a) ** 2})
-    assert min(map(distance, near)) < 0.1  # one of six random points: 17 %
+    if name == "sigopt":  # it goes to the best and looks elsewhere by turns
+        assert min(map(distance, near)) < 0.02  # one of six random points: 1 %
+    else:
+        assert median(map(distance, near)) < 0.3  # of six random points: 0.5
 
 
 def test_optuna_keeps_away_from_where_trials_fail(make: Make) -> None:

@@ -378,10 +378,12 @@ def test_estimates_stand_beside_what_the_steps_took(folder: RunFolder) -> None:
     page = read_page(folder.report)
     (row,) = [row for row in page.rows["estimates"][1:] if row[0] == "Train DLRM"]
     assert page.rows["estimates"][0] == [
-        "step", "time", "estimate", "memory, GiB", "estimate", "disk, GiB", "estimate",
-        "network, GiB", "estimate",
+        "step", "time", "estimate", "CPU-seconds", "estimate", "memory, GiB", "estimate",
+        "disk, GiB", "estimate", "network, GiB", "estimate",
     ]  # fmt: skip
-    assert row[1:] == ["62.0 s", "72.0 s", "1.50", "1.00", "-", "0.20", "0.30", "0.40"]
+    assert row[1:] == [
+        "62.0 s", "72.0 s", "-", "-", "1.50", "1.00", "-", "0.20", "0.30", "0.40",
+    ]  # fmt: skip
     assert "This run took time 0.86x, memory 1.5x, network 0.75x of the estimate" in "".join(
         page.text
     )
