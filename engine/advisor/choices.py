@@ -38,8 +38,11 @@ def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
         else:
             origin = job.origins.get(key, "built-in")
             found.append(PlannedValue(key=key, value=value, origin=origin, reason=why.get(key, "")))
-    advised = model_settings.advised(job, spec, settings)
-    said = model_settings.reasons(job, {**settings, **{n: v.value for n, v in advised.items()}})
+    advised: dict[str, Value] = {}
+    said: dict[str, str] = {}
+    if not catalog.is_program(spec.name):  # whose parameters mean what only the user knows
+        advised = model_settings.advised(job, spec, settings)
+        said = model_settings.reasons(job, {**settings, **{n: v.value for n, v in advised.items()}})
     for name, setting in settings.items():
         key = f"model.settings.{name}"
         if name in advised:
@@ -70,7 +73,10 @@ def _reasons(job: Job) -> dict[str, str]:
 
 def advise(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str, Value]:
     """A value for each key of the recipe that the user left open."""
-    found = (_ranks(job, spec, settings), _parallel(job), *etl_values(job))
+    parallel = _parallel(job)
+    if catalog.is_program(spec.name):
+        return {parallel.key: parallel} if parallel else {}
+    found = (_ranks(job, spec, settings), parallel, *etl_values(job))
     return {value.key: value for value in found if value}
 
 
