@@ -103,7 +103,7 @@ def _top() -> Iterator[subprocess.Popen[str]]:
         [sys.executable, "-P", "-m", "aiok_tui", "hosts", "top", "--json"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
         # a shell starts its background jobs deaf to Ctrl+C, and they would hand that on
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         try:
             yield process
