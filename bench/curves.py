@@ -16,11 +16,11 @@ from bench import training
 from bench.harness import ROOT
 from engine.hpo.experiment import searched_settings
 from engine.hpo.pruner import AshaPruner, MedianPruner, Pruner, replay
-from engine.hpo.space import Scalar, from_settings
+from engine.hpo.space import from_settings
 from engine.hpo.study import Objective
 from engine.hpo.trials import Report
 from models import catalog
-from models.settings import resolve
+from models.settings import Scalar, resolve
 
 ENVIRONMENTS = ("app", "etl", "torch")
 ROWS, SEED, TRIALS, EVALUATIONS = 60_000, 20261125, 48, 24

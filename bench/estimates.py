@@ -9,21 +9,19 @@ the most), and for the intervals each of its steps.
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.harness import ROOT
+from bench.sandbox import fresh_home
 from engine.plan import Plan, read_plan
 from engine.state import RunState
-from engine.store import home, open_run_folder
+from engine.store import open_run_folder
 
 ENVIRONMENTS = ("app", "etl", "torch")
 RUNS, LEARN, SEED = 28, 6, 20261125
@@ -68,12 +66,8 @@ def small() -> list[dict[str, Any]]:
 
 
 def _measure(runs: int, learn: int) -> list[dict[str, Any]]:
-    shared = home()
     judged: list[dict[str, list[Figure]]] = []
-    with tempfile.TemporaryDirectory(prefix="aiok-bench-") as place:
-        for name in ("wheels", "envs"):
-            (Path(place) / name).symlink_to(shared / name)
-        os.environ["AIOK_HOME"] = place
+    with fresh_home():
         for number, settings in enumerate(different_settings(runs)):
             plan, state = run(settings)
             figures = steps_of(plan, state)

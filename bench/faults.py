@@ -13,16 +13,14 @@ from __future__ import annotations
 import os
 import random
 import signal
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
+from bench.sandbox import fresh_home
 from engine import api, drill, faults
 from engine import events as ev
 from engine.processes import RunProcess, processes_of
 from engine.state import RunState, RunStatus
-from engine.store import home
 
 ENVIRONMENTS = ("app", "etl", "torch")
 TRIALS, SEED = 20, 20261123
@@ -145,11 +143,7 @@ def _drilled(verdict: drill.Verdict) -> dict[str, Any]:
 
 def measure() -> list[dict[str, Any]]:
     """Promises kept of TRIALS, the largest AUC difference, and processes left behind."""
-    with tempfile.TemporaryDirectory(prefix="aiok-faults-") as place:
-        shared = home()
-        for name in ("envs", "wheels"):
-            (Path(place) / name).symlink_to(shared / name)
-        os.environ["AIOK_HOME"] = place
+    with fresh_home():
         expected = {ranks: plain(ranks) for ranks in (1, 2)}
         outcomes = [trial(number, expected) for number in range(TRIALS)]
     data = f"tiny recipe, 20,000 generated rows, seed {SEED}; killed: " + ", ".join(

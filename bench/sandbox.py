@@ -1,14 +1,28 @@
-"""Hosts of the SSH testbed for benchmarks: up for a `with` block, in the inventory as `lab`."""
+"""Where benchmarks run: a home of their own, and hosts of the SSH testbed, in it as `lab`."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.harness import count_as_own
 from engine import clusters
+from engine.store import home, make_folder
 from hosts.testbed import HostProcess, HostState, Testbed
+
+
+@contextlib.contextmanager
+def fresh_home() -> Iterator[Path]:
+    """An $AIOK_HOME without runs and cache, with the environments and wheels of the usual one."""
+    kept = home()
+    with tempfile.TemporaryDirectory(prefix="aiok-bench-") as place:
+        for name in ("wheels", "envs"):
+            (Path(place) / name).symlink_to(make_folder(kept / name))
+        os.environ["AIOK_HOME"] = place
+        yield Path(place)
 
 
 class Sandbox:

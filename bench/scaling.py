@@ -19,7 +19,6 @@ all ranks but one say. Nothing of it overlaps with the work. Needs root.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -30,11 +29,11 @@ import yaml
 from bench import training
 from bench.faults import forget
 from bench.harness import judge, python_of, spread
-from bench.sandbox import Sandbox
+from bench.sandbox import Sandbox, fresh_home
 from engine import api, host_jobs
 from engine.environments import lock_of
 from engine.state import RunStatus
-from engine.store import cache_folder, home, make_folder
+from engine.store import cache_folder, make_folder
 from hosts.testbed import Testbed
 from models import catalog
 
@@ -59,20 +58,15 @@ def small() -> list[dict[str, Any]]:
 
 
 def _measure(rows: int, repeats: int) -> list[dict[str, Any]]:
-    shared = home()
-    with tempfile.TemporaryDirectory(prefix="aiok-bench-") as place:
-        for name in ("wheels", "envs"):
-            (Path(place) / name).symlink_to(shared / name)
-        os.environ["AIOK_HOME"] = place
-        with Sandbox(Path(place), max(HOSTS), NET, PREFIX) as testbed:
-            _one_rank_a_host(Path(place), testbed)
-            host_jobs.refuse(host_jobs.up("lab", [lock_of("torch")], lambda *_: None))
-            found: dict[int, list[tuple[dict[str, Any], float]]] = {hosts: [] for hosts in HOSTS}
-            for repeat in range(repeats):
-                for hosts in HOSTS:
-                    there, data = over_hosts(hosts, rows)
-                    jobs = side_by_side(Path(place) / f"jobs-{repeat}-{hosts}", data, hosts)
-                    found[hosts].append((there, jobs))
+    with fresh_home() as place, Sandbox(place, max(HOSTS), NET, PREFIX) as testbed:
+        _one_rank_a_host(place, testbed)
+        host_jobs.refuse(host_jobs.up("lab", [lock_of("torch")], lambda *_: None))
+        found: dict[int, list[tuple[dict[str, Any], float]]] = {hosts: [] for hosts in HOSTS}
+        for repeat in range(repeats):
+            for hosts in HOSTS:
+                there, data = over_hosts(hosts, rows)
+                jobs = side_by_side(place / f"jobs-{repeat}-{hosts}", data, hosts)
+                found[hosts].append((there, jobs))
     about = f"{rows:,} generated rows, one epoch, {_batch():,} rows a rank and step"
     rows_of = [row for hosts in HOSTS for row in _rows(hosts, found[hosts], about)]
     return [*rows_of, *_predictions({n: [one for one, _ in found[n]] for n in HOSTS}, about)]

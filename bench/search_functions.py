@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from engine.hpo.front import hypervolume
 from engine.hpo.optimizers import make
-from engine.hpo.space import Parameter, Scalar, Space, Type
+from engine.hpo.space import Parameter, Space, Type
 from engine.hpo.study import Budget, Objective, Study
 from engine.hpo.trials import TrialState
+from models.settings import Scalar
 
 Values = Callable[[Mapping[str, Scalar]], tuple[float, ...]]
 

@@ -9,7 +9,6 @@ Spark and of the hosts, not their gain. Both outputs must be the same, byte by b
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +18,13 @@ from statistics import median
 from typing import Any
 
 from bench.harness import spread
-from bench.sandbox import Sandbox
+from bench.sandbox import Sandbox, fresh_home
 from engine import api
 from engine.clusters import local_site
 from engine.code import deploy
 from engine.steps import data, etl, provision
 from engine.steps.context import Context
-from engine.store import EventLog, create_run_folder, home, make_folder, remove_tree
+from engine.store import EventLog, create_run_folder, make_folder, remove_tree
 
 ENVIRONMENTS = ("app",)
 ROWS, HOSTS, TURNS = 1_000_000, 3, 2
@@ -36,23 +35,18 @@ NOT_SAME = ("result.json", "files.json")
 
 def measure() -> list[dict[str, Any]]:
     """Seconds of the step on both engines, in turns."""
-    kept = home()
-    with tempfile.TemporaryDirectory(prefix="aiok-bench-") as place:
-        for name in ("wheels", "envs"):
-            (make_folder(Path(place)) / name).symlink_to(make_folder(kept / name))
-        os.environ["AIOK_HOME"] = place
-        with Sandbox(Path(place), HOSTS, NET, PREFIX, shared=True):
-            with _context(()) as context:
-                provision.run(context, context.plan.step("provision"), Path(place))
-                data.run(context, context.plan.step("data"), make_folder(context.output_of("data")))
-            with _context(ON_HOSTS) as context:
-                provision.run(context, context.plan.step("provision"), Path(place))
-            here, there = [], []
-            for turn in range(TURNS):
-                here.append(_step((), Path(place) / f"here-{turn}"))
-                there.append(_step(ON_HOSTS, Path(place) / f"there-{turn}"))
-                print(here[-1], there[-1], flush=True)
-                _check_same(Path(place) / f"here-{turn}", Path(place) / f"there-{turn}")
+    with fresh_home() as place, Sandbox(place, HOSTS, NET, PREFIX, shared=True):
+        with _context(()) as context:
+            provision.run(context, context.plan.step("provision"), place)
+            data.run(context, context.plan.step("data"), make_folder(context.output_of("data")))
+        with _context(ON_HOSTS) as context:
+            provision.run(context, context.plan.step("provision"), place)
+        here, there = [], []
+        for turn in range(TURNS):
+            here.append(_step((), place / f"here-{turn}"))
+            there.append(_step(ON_HOSTS, place / f"there-{turn}"))
+            print(here[-1], there[-1], flush=True)
+            _check_same(place / f"here-{turn}", place / f"there-{turn}")
     return _rows(here, there)
 
 

@@ -48,7 +48,7 @@ from engine.new_host import questions as host_questions
 from engine.plan import Plan, read_plan
 from engine.preflight import HostReport
 from engine.preflight import check as check_hosts
-from engine.questions import STEPS, Question, check_answers, questions, recipe_text, to_data
+from engine.questions import STEPS, Question, check_answers, questions, recipe_text
 from engine.run_list import RunSummary
 from engine.run_list import summaries as runs
 from engine.state import RunState, RunStatus
@@ -143,11 +143,6 @@ def save_draft(answers: Mapping[str, str]) -> None:
         write_atomically(_draft(), json.dumps(dict(answers), indent=1))
     else:
         _draft().unlink(missing_ok=True)
-
-
-def wizard_data(answers: Mapping[str, str]) -> dict[str, Any]:
-    """The wizard's answers as nested recipe data."""
-    return to_data(answers)
 
 
 # --- planning -----------------------------------------------------------------------------------

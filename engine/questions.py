@@ -10,7 +10,7 @@ from typing import Any
 from engine import clusters, datasets
 from engine.errors import EnvironmentProblem, InputError
 from engine.facts import data_files
-from engine.recipe import flatten, load, put
+from engine.recipe import load, put
 from engine.store import safe_name
 from engine.strict_yaml import Source, to_yaml
 from hosts.inventory import LOCAL
@@ -247,13 +247,3 @@ def _place(sentence: str, keys: list[str]) -> dict[str, str]:
 def recipe_text(answers: Mapping[str, str]) -> str:
     """The recipe as YAML."""
     return to_yaml(to_data(answers))
-
-
-def answers_from(data: Mapping[str, Any], name: str) -> dict[str, str]:
-    """The answers that lead to a recipe, to edit one in the wizard."""
-    answers = {"name": name}
-    for key, value in flatten(data).items():
-        answers[key] = ", ".join(value) if isinstance(value, list) else str(value)
-    dataset = data.get("dataset", {})
-    answers["source"] = next((k for k in ("path", "name") if dataset.get(k)), "generate")
-    return answers

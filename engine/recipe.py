@@ -26,7 +26,6 @@ from hosts.inventory import LOCAL
 from models.settings import nearest, resolve
 
 SHIPPED = Path(__file__).with_name("recipes")
-ADVISED = "auto"
 
 
 class Columns(Part):

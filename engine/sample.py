@@ -101,8 +101,9 @@ def look(dataset: Dataset, files: Sequence[FileFacts]) -> DataFacts:
     names = [file.path.name for file in files]
     text = [file for file, name in zip(files, names, strict=True) if not name.endswith(".parquet")]
     found = Sample(columns)
+    looked_at = text[:: max(1, len(text) // PIECES)][:PIECES]
     size = 0.0
-    for file in text[:: max(1, len(text) // PIECES)][:PIECES]:
+    for file in looked_at:
         pieces = max(1, PIECES // len(text))
         packed = file.path.name.endswith(".gz")
         size += found.add_file(file, 1 if packed else pieces)
@@ -113,7 +114,7 @@ def look(dataset: Dataset, files: Sequence[FileFacts]) -> DataFacts:
         rows = int(guessed / BYTES_PER_ROW[dataset.format])
         return DataFacts(rows=max(1, rows), numeric=numeric, categorical=categorical)
     # the other files are taken to be packed like those that were seen
-    seen = sum(f.size for f in text[:: max(1, len(text) // PIECES)][:PIECES])
+    seen = sum(f.size for f in looked_at)
     rows = int(size / seen * sum(f.size for f in text) / (found.bytes / found.rows))
     rows += int(sum(f.size for f in files if f not in text) * PACKED_FACTOR
                 / BYTES_PER_ROW[dataset.format])  # fmt: skip

@@ -45,7 +45,7 @@ class Setting:
     tunable: bool = False
     unit: str = ""
     search: tuple[float, float] | None = None
-    needs: Mapping[str, tuple[bool | int | float | str, ...]] = field(default_factory=dict)
+    needs: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind is Kind.CHOICE and not self.choices:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from engine.hpo.space import Parameter, Scalar, Type
+from engine.hpo.space import Parameter, Type
+from models.settings import Scalar
 
 
 class Kind(StrEnum):

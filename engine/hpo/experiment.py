@@ -26,7 +26,7 @@ from engine.hpo.schema import (
 from engine.hpo.study import TRAINING_TIME, Budget, Objective, Strategy, Study
 from engine.strict_yaml import read, refuse, sentences
 from models.api import Goal, Metric, ModelSpec
-from models.settings import Kind, Setting, nearest, shown
+from models.settings import Kind, Scalar, Setting, nearest, shown
 
 Problem = tuple[str, str]  # the dotted key it belongs to, and what is wrong there
 SAID_BY_FILE = ("parameters", "metrics", "linear_constraints")
@@ -192,7 +192,7 @@ def _misfit(key: str, setting: Setting, value: object) -> Iterator[Problem]:
 def _parameter(part: ParameterPart, setting: Setting, default: object) -> sp.Parameter:
     """The parameter as written; its default is the model's, moved to the nearest value of the space
     where it lies outside: so there always is one to begin with."""
-    choices: tuple[sp.Scalar, ...] = tuple(part.categorical_values or ())
+    choices: tuple[Scalar, ...] = tuple(part.categorical_values or ())
     if part.type == "flag":
         choices = (False, True)
     if part.grid is not None:
@@ -221,7 +221,7 @@ def _parameter(part: ParameterPart, setting: Setting, default: object) -> sp.Par
     return sp.Parameter(**{**vars(made), "default": made.closest(value)})
 
 
-def _as_written(setting: Setting, value: object, choices: Sequence[sp.Scalar]) -> object:
+def _as_written(setting: Setting, value: object, choices: Sequence[Scalar]) -> object:
     """The choice that means the value (512-256 is (512, 256)), or the value itself."""
     parsed = setting.parse(value)
     return next((choice for choice in choices if setting.parse(choice) == parsed), value)
@@ -280,12 +280,12 @@ def _constraint(part: LinearConstraintPart) -> sp.LinearConstraint:
 
 
 def _start(
-    assignments: Sequence[Mapping[str, sp.Scalar]], space: sp.Space, found: list[Problem]
-) -> list[dict[str, sp.Scalar]]:
+    assignments: Sequence[Mapping[str, Scalar]], space: sp.Space, found: list[Problem]
+) -> list[dict[str, Scalar]]:
     """The assignments to try first; what one leaves open takes its default."""
     made = []
     for number, assignment in enumerate(assignments):
-        whole: dict[str, sp.Scalar] = {}
+        whole: dict[str, Scalar] = {}
         for parameter in space.parameters:
             value = assignment.get(parameter.name, parameter.default)
             if value is not None and space.is_active(parameter, whole):

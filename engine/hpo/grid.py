@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 from engine.hpo.history import HistoryOptimizer
-from engine.hpo.space import Scalar
 from engine.hpo.study import Study
+from models.settings import Scalar
 
 
 class GridSearch(HistoryOptimizer):

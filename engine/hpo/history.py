@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from engine.hpo.axis import Axis
-from engine.hpo.space import Assignment, Scalar
+from engine.hpo.space import Assignment
 from engine.hpo.study import Study
 from engine.hpo.trials import TrialState
+from models.settings import Scalar
 
 LISTED = 10_000  # points of a space that are listed to find the last ones that are left
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.hpo.space import Scalar
 from engine.hpo.trials import Failure, TrialState
+from models.settings import Scalar
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from engine.hpo.space import Assignment, Scalar
+from engine.hpo.space import Assignment
 from engine.hpo.trials import TrialState
+from models.settings import Scalar
 
 
 class Optimizer(Protocol):

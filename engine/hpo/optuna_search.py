@@ -23,9 +23,9 @@ from optuna.storages import InMemoryStorage
 
 from engine.hpo.axis import Axis, Kind
 from engine.hpo.history import HistoryOptimizer, Known
-from engine.hpo.space import Scalar
 from engine.hpo.study import Objective, Strategy, Study
 from engine.hpo.trials import TrialState
+from models.settings import Scalar
 
 STARTUP = 10  # random trials first; Optuna's own default
 LAST_STEP = 1  # of pruned trials: the step itself is not told, so all count as equally long

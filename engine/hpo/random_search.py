@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.hpo.history import HistoryOptimizer
-from engine.hpo.space import Scalar
+from models.settings import Scalar
 
 
 class RandomSearch(HistoryOptimizer):

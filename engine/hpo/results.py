@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def export(results: Results, wanted: str) -> Path:
     return path
 
 
-def counts(trials: Mapping[int, Trial] | None) -> dict[str, int]:
+def counts(trials: Sequence[Trial]) -> dict[str, int]:
     """How many trials stand where; states without one are left out."""
-    states = [trial.state for trial in (trials or {}).values()]
+    states = [trial.state for trial in trials]
     return {str(state): states.count(state) for state in TrialState if state in states}

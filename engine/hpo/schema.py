@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from engine.strict_yaml import Name, Part
+from models.settings import Scalar
 
-Scalar = bool | int | float | str
 Condition = dict[str, Scalar | list[Scalar]]
 TRIALS = 20  # of a search whose budget nobody gave
 

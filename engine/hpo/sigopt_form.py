@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.hpo.axis import Axis, Kind
-from engine.hpo.space import Assignment, LinearConstraint, Parameter, Scalar, Space
+from engine.hpo.space import Assignment, LinearConstraint, Parameter, Space
+from models.settings import Scalar
 
 MOST_OPTIONS = 32  # of a parameter that others depend on
 UNUSED = "unused"

@@ -20,8 +20,8 @@ from engine.errors import InputError
 from engine.hpo.history import HistoryOptimizer
 from engine.hpo.json_process import JsonProcess
 from engine.hpo.sigopt_form import Form
-from engine.hpo.space import Scalar
 from engine.hpo.study import Objective, Strategy, Study
+from models.settings import Scalar
 
 TRIES = 4  # of one trial: each takes about a second of CPU
 MOST_OPTIMIZED = 2

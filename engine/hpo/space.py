@@ -15,9 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
-from models.settings import Kind, Setting, nearest, shown
+from models.settings import Kind, Scalar, Setting, nearest, shown
 
-Scalar = bool | int | float | str
 Assignment = Mapping[str, Scalar]
 
 MOST_POINTS = 1_000_000  # of a space that is listed point by point

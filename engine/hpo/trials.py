@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from engine.hpo.space import Scalar
 from models.messages import Failure as Failure
+from models.settings import Scalar
 
 
 class TrialState(StrEnum):

@@ -7,10 +7,10 @@ from typing import Any
 
 from engine.hpo import experiment
 from engine.hpo.schema import MetricPart, ParameterPart, Search
-from engine.hpo.space import Scalar, Space
+from engine.hpo.space import Space
 from engine.programs.schema import Program, ProgramMetric
 from models.api import Goal, Metric, ModelSpec, Worker
-from models.settings import Kind, Setting
+from models.settings import Kind, Scalar, Setting
 
 PROFILE = "program"  # the one profile of such a model
 WORKER = Worker(module="models.program", environment="")  # any Python of the host runs it

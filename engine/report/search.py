@@ -9,9 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from engine.hpo import front
-from engine.hpo.results import Results, rows
+from engine.hpo.results import Results, counts, rows
 from engine.hpo.study import Objective
-from engine.hpo.trials import TrialState
 from engine.report.charts import (
     Bar,
     Dot,
@@ -38,10 +37,9 @@ def collect(results: Results) -> dict[str, Any]:
     if 2 <= len(names) <= 3 and found.feasible:
         losses = [front.losses_of(study, trial) for trial in found.front]
         volume = front.hypervolume(losses, bound)
-    states = [str(trial.state) for trial in results.trials]
     return {
         "words": found.words,
-        "states": {str(state): states.count(state) for state in TrialState if state in states},
+        "states": counts(results.trials),
         "seconds": sum(trial.seconds for trial in results.trials),
         "metrics": [
             {"name": o.name, "maximize": o.maximize, "strategy": str(o.strategy),

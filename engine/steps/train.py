@@ -31,11 +31,13 @@ def _train(context: Context, step: Step, checkpoints: Path, output: Path) -> dic
     """One attempt."""
     ranks = int(step.settings["ranks"])
     if context.cluster != LOCAL:
-        return train_over_hosts(context, step, _spec(context, step, ranks), checkpoints, output)
+        return train_over_hosts(
+            context, step, training_spec(context, step, ranks), checkpoints, output
+        )
     meeting = jobs_folder() / f"{context.folder.tag}.{step.id}.{context.attempt}.rendezvous"
     meeting.unlink(missing_ok=True)
     spec = {
-        **_spec(context, step, ranks),
+        **training_spec(context, step, ranks),
         "data": str(context.output_of("etl")),
         "output": str(output),
         "checkpoints": str(checkpoints),
@@ -48,8 +50,8 @@ def _train(context: Context, step: Step, checkpoints: Path, output: Path) -> dic
         meeting.unlink(missing_ok=True)
 
 
-def _spec(context: Context, step: Step, ranks: int) -> dict[str, Any]:
-    """What does not depend on where the ranks lie."""
+def training_spec(context: Context, step: Step, ranks: int) -> dict[str, Any]:
+    """The worker's spec but for what depends on where the ranks lie."""
     return {
         "ipex": step.environment == "ipex",
         "model": step.settings["model"],

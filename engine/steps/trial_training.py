@@ -10,6 +10,7 @@ from engine.hpo.leases import Lease
 from engine.plan import Step
 from engine.steps import over_hosts
 from engine.steps.context import PYTHON_VARIABLES, Context
+from engine.steps.train import training_spec
 from engine.steps.trial_runner import LeaseFiles
 from engine.work import Launch, write_spec
 from hosts.site import Site
@@ -28,13 +29,8 @@ class TrialTraining:
         context, settings = self._context, self._step.settings
         threads = max(1, len(lease.slot.cores))
         spec = {
-            "ipex": self._step.environment == "ipex",
-            "model": settings["model"],
+            **training_spec(context, self._step, 1),
             "settings": {**settings["settings"], **lease.assignment},
-            "checkpoint_s": float(context.value("train.checkpoint_s")),
-            "ranks": 1,
-            "seed": settings["seed"],
-            "goal": settings["goal"],
             "data": str(over_hosts.data_on(context, site)),
             "output": str(files.output),
             "checkpoints": str(files.checkpoints),

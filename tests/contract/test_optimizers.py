@@ -16,9 +16,10 @@ from engine.errors import EnvironmentProblem, InputError
 from engine.hpo import optimizers
 from engine.hpo.optimizer import Optimizer
 from engine.hpo.sigopt_search import SigoptSearch
-from engine.hpo.space import LinearConstraint, Parameter, Scalar, Space, Type
+from engine.hpo.space import LinearConstraint, Parameter, Space, Type
 from engine.hpo.study import Budget, Objective, Strategy, Study
 from engine.hpo.trials import TrialState
+from models.settings import Scalar
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST_HOME = Path(os.environ.get("AIOK_TEST_HOME") or ROOT / ".test-envs").absolute()

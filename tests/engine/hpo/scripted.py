@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from engine import events as ev
 from engine.hpo.leases import Ended, Heard, Lease, Outcome, Slot
-from engine.hpo.space import Assignment, Parameter, Scalar, Space, Type
+from engine.hpo.space import Assignment, Parameter, Space, Type
 from engine.hpo.study import Budget, Objective, Study
 from engine.hpo.trials import Failure, TrialState
 from engine.state import RunState, fold
+from models.settings import Scalar
 
 X = Space(parameters=(Parameter(name="x", type=Type.DOUBLE, low=0.0, high=1.0, default=0.5),))
 ACCURACY = Objective(name="accuracy", maximize=True)
