@@ -188,10 +188,14 @@ class RunFolder:
 
     def state(self) -> RunState:
         """The folded events, with LOST where the run process is gone without a word."""
-        state = fold(read_events(self.events, 0)[0])
-        state.id = state.id or self.id
+        events, offset = read_events(self.events, 0)
+        state = fold(events)
         if state.status.is_live and not is_locked(self.lock):
-            state.status = RunStatus.LOST
+            # It may have ended between the two looks.
+            fold(read_events(self.events, offset)[0], state)
+            if state.status.is_live:
+                state.status = RunStatus.LOST
+        state.id = state.id or self.id
         return state
 
 

@@ -264,11 +264,14 @@ class Supervisor:
         self.beat_seen = self._beat()
         self.beat_at = time.monotonic()
         self.stop_sent = False
+        self.torn = False  # the last line of the journal has no end
 
     def say(self, **fields):  # type: (Any) -> None
-        """Append one line to the journal of this job; a full disk must not end the watch."""
+        """Append one line to the journal of this job; a full disk must not end the watch, and what
+        it tore must not take the next line with it."""
+        line = b"\n" * self.torn + json.dumps(fields).encode() + b"\n"
         with contextlib.suppress(OSError):
-            self.journal.write((json.dumps(fields) + "\n").encode())
+            self.torn = self.journal.write(line) < len(line)
 
     def _beat(self):  # type: () -> int
         try:

@@ -11,11 +11,9 @@ kept. Tensors are written and read in pieces: no rank holds a second copy.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +27,7 @@ from models import tensor_file
 from models.dist import Ranks
 from models.placement import Placement, Run, overlap
 from models.tensor_file import Entry, Reader
-from models.worker import WorkFailed
+from models.worker import WorkFailed, write_failed
 
 VERSION = 2
 KEPT = 2
@@ -273,7 +271,7 @@ def write_model(folder: Path, model: dict[str, Any]) -> None:
         text = json.dumps(model, indent=1)
         _replace(folder, "model.json", lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
-        raise _explained(error, folder) from error
+        raise write_failed(error, str(folder)) from error
 
 
 def in_order(tensor: torch.Tensor, placement: Placement, ranks: Ranks) -> Iterator[torch.Tensor]:
@@ -340,7 +338,7 @@ def _together(ranks: Ranks, folder: Path, act: Callable[[], Any]) -> list[Any]:
     try:
         value = act()
     except OSError as error:
-        explained = _explained(error, folder)
+        explained = write_failed(error, str(folder))
         failure = [explained.what, explained.why, explained.todo]
     answers = ranks.collect([value, failure])
     for _, failed in answers:
@@ -356,13 +354,3 @@ def _file(rank: int) -> str:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _explained(error: OSError, folder: Path) -> WorkFailed:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    what = "the disk is full" if full else "cannot write"
-    return WorkFailed(
-        f"{what}: {folder}",
-        why=f"{error}, on {platform.node()}; checkpoints written before are whole and kept",
-        todo="free space there and resume" if full else "make the folder writable and resume",
-    )

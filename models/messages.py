@@ -9,15 +9,19 @@ A line is one object with `kind` and the fields of the matching class below, plu
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
 FOLDER_VARIABLE = "AIOK_MESSAGES"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+RESERVED_BYTES = 1 << 13  # for the last words of a rank; a longer problem is cut
 
 
 class Failure(StrEnum):
@@ -165,22 +169,67 @@ def parse(line: dict[str, Any]) -> Message:
 class Messenger:
     """Appends the messages of one rank to its file. One writer a file; not thread-safe.
 
-    Without a folder (a worker started by hand) the lines go to standard output.
+    Without a folder (a worker started by hand) the lines go to standard output. Space for one
+    Problem is reserved, so that a full disk can be told; anything else raises OSError then.
     """
 
     def __init__(self, folder: str | Path | None, rank: int = 0) -> None:
         self.rank = rank
         self._descriptor = 1
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(
-                Path(folder) / f"rank-{rank:04d}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            )
+        self._path = Path(folder) / f"rank-{rank:04d}.jsonl" if folder is not None else None
+        self._torn = False  # the last line has no end: the disk became full in the middle of it
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            self._reserve(self._path.with_suffix(".reserve"))
+
+    def _reserve(self, place: Path) -> None:
+        with contextlib.suppress(OSError):  # full already: what is sent next says so
+            descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVED_BYTES)
+            finally:
+                os.close(descriptor)
 
     def send(self, message: Message) -> None:
-        """Write one message as one line, in one system call."""
+        """Write one message as one line, in one system call where the disk has room."""
+        try:
+            self._append(self._line(message))
+        except OSError as error:
+            if error.errno not in DISK_FULL or not isinstance(message, Problem):
+                raise
+            self._last_words(message)
+
+    def _line(self, message: Message) -> bytes:
         line = {"kind": message.kind, "t": time.time(), "rank": self.rank, **asdict(message)}
-        os.write(self._descriptor, (json.dumps(line) + "\n").encode())
+        return (json.dumps(line) + "\n").encode()
+
+    def _append(self, line: bytes) -> None:
+        """The whole line; OSError names the file. After half a line a new one is begun."""
+        rest = b"\n" + line if self._torn else line
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+                self._torn = bool(rest)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path or "")) from None
+
+    def _last_words(self, problem: Problem) -> None:
+        """Into the reserved space, which then becomes a file of messages."""
+        if self._path is None:
+            return
+        line = self._line(problem)
+        if len(line) > RESERVED_BYTES:
+            line = self._line(replace(problem, why=problem.why[:500], what=problem.what[:500]))
+        reserve = self._path.with_suffix(".reserve")
+        with contextlib.suppress(OSError):
+            descriptor = os.open(reserve, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, line)
+                os.ftruncate(descriptor, len(line))
+            finally:
+                os.close(descriptor)
+            reserve.rename(self._path.with_suffix(".last.jsonl"))
 
 
 def from_environment(rank: int = 0) -> Messenger:

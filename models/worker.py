@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from models.messages import (
+    DISK_FULL,
     FOLDER_VARIABLE,
     Done,
     Failure,
@@ -53,6 +54,16 @@ class WorkFailed(Exception):
 
 class ContactLost(WorkFailed):
     """Other ranks are gone; why, this one does not know."""
+
+
+def write_failed(error: OSError, place: str) -> WorkFailed:
+    """Why nothing can be written at `place`, and what to do."""
+    full = error.errno in DISK_FULL
+    return WorkFailed(
+        f"{'the disk is full' if full else 'cannot write'}: {place}",
+        why=f"{error}, on {os.uname().nodename}; checkpoints written before are whole and kept",
+        todo="free space there and resume" if full else "make the folder writable and resume",
+    )
 
 
 class Stopped(Exception):
@@ -128,6 +139,10 @@ def run(work: Work, argv: list[str] | None = None) -> int:
         values = work(spec, messenger, stop)
         if rank == 0 and spec.get("outcome"):
             write_outcome(Path(spec["outcome"]), values)
+        if rank == 0:
+            messenger.send(Result(values=values))
+        messenger.send(Done())
+        return 0
     except Stopped:
         return STOPPED
     except InputProblem as problem:
@@ -138,27 +153,26 @@ def run(work: Work, argv: list[str] | None = None) -> int:
             )
         )  # fmt: skip
         return BAD_INPUT
-    except WorkFailed as problem:
-        messenger.send(
-            Problem(
-                what=problem.what, why=problem.why, todo=problem.todo,
-                lost_contact=isinstance(problem, ContactLost), failure=problem.failure or "",
-            )
-        )  # fmt: skip
-        return FAILED
     except BaseException as error:  # noqa: BLE001 - the border: nothing may leave without a message
-        traceback.print_exc()
-        text = str(error).strip().splitlines()
-        messenger.send(
-            Problem(
-                what=f"{type(error).__name__}: {text[0] if text else 'no message'}",
-                why="the worker met an error it does not know",
-                todo="the log has the full text",
-                failure=Failure.OUT_OF_MEMORY if isinstance(error, MemoryError) else "",
-            )
-        )
+        messenger.send(_problem_of(error))
         return FAILED
-    if rank == 0:
-        messenger.send(Result(values=values))
-    messenger.send(Done())
-    return 0
+
+
+def _problem_of(error: BaseException) -> Problem:
+    """What ended the work, as a message; the stack of an error nobody expected goes to the log."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        error = write_failed(error, error.filename or os.getcwd())
+    if isinstance(error, WorkFailed):
+        return Problem(
+            what=error.what, why=error.why, todo=error.todo,
+            lost_contact=isinstance(error, ContactLost), failure=error.failure or "",
+        )  # fmt: skip
+    with contextlib.suppress(OSError):  # the disk of the log may be full, too
+        traceback.print_exception(error)
+    text = str(error).strip().splitlines()
+    return Problem(
+        what=f"{type(error).__name__}: {text[0] if text else 'no message'}",
+        why="the worker met an error it does not know",
+        todo="the log has the full text",
+        failure=Failure.OUT_OF_MEMORY if isinstance(error, MemoryError) else "",
+    )

@@ -56,19 +56,24 @@ class Terminal:
             time.sleep(0.1)
         raise AssertionError(f"{pattern!r} is not on the screen:\n{self.screen()}")
 
+    def field(self) -> str:
+        """The line above the cursor: the label of the field it is in."""
+        row = int(self.tmux("display-message", "-p", "#{cursor_y}"))
+        return self.screen().split("\n")[row - 1]
+
     def fill(self, label: str, text: str) -> None:
-        """Go to the field after the first one and type, as a person does: look, then go on."""
-        self.press("Tab")
-        for _ in range(10):
-            self.press("End", "C-u")
-            self.press(*text)
-            try:
-                self.see(rf"{label} .*\n\s*{text}\s*\n", 1.0)
-                return
-            except AssertionError:
-                if not re.search(rf"{label} .*\n\s*\n", self.screen()):
-                    self.press("Tab")
-        self.see(rf"{label} .*\n\s*{text}\s*\n", 1.0)
+        """Go to the field and type, as a person does: look, then go on."""
+        for _ in range(20):
+            self.press("Tab")
+            end = time.monotonic() + 3.0
+            while time.monotonic() < end:
+                if self.field().strip().startswith(label):
+                    self.press("End", "C-u")
+                    self.press(*text)
+                    self.see(rf"{label} .*\n\s*{text}\s*\n")
+                    return
+                time.sleep(0.1)
+        raise AssertionError(f"no field {label!r}:\n{self.screen()}")
 
     def close(self) -> None:
         self.tmux("kill-server")

@@ -134,6 +134,21 @@ def test_a_lock_ends_with_its_holder_and_names_it(tmp_path: Path) -> None:
     assert store.lock_holder(lock) is None
 
 
+def test_a_run_that_ends_while_it_is_looked_at_is_not_lost(
+    aiok_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = store.create_run_folder("job")
+    folder.events.write_bytes(b"".join(ev.encode(e) for e in history()))
+
+    def ends_now(_lock: Path) -> bool:
+        with folder.events.open("ab") as file:
+            file.write(ev.encode(ev.RunEnded(t=9e9, status="done", exit_code=0)))
+        return False
+
+    monkeypatch.setattr(store, "is_locked", ends_now)
+    assert folder.state().status is RunStatus.DONE
+
+
 def test_a_live_state_without_its_process_is_lost(aiok_home: Path) -> None:
     folder = store.create_run_folder("job")
     folder.events.write_bytes(b"".join(ev.encode(e) for e in history()))
