@@ -1,4 +1,4 @@
-"""Time to the metric: what the advisor recommends beside the model's plain defaults, three shapes.
+"""Time to the metric: what the advisor recommends beside the model's plain defaults, four shapes.
 
 Plain: the settings of the profile as they are, one rank with all cores. Advised: settings and
 ranks of the plan of a recipe that names only the data. Tables of bench/tables.py. The target is the

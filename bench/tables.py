@@ -1,8 +1,9 @@
-"""Tables of three shapes with a planted signal: `python -m bench.tables spec.json`.
+"""Tables of four shapes with a planted signal: `python -m bench.tables spec.json`.
 
 few_wide: three columns of very many ids; many_narrow: sixty columns of few values; heavy_tail: ids
-by a power law, most of them seen once or twice. The logit is a sum of effects of numbers and ids
-and of products of id vectors, so that embeddings have something to learn. Needs numpy only.
+by a power law, most of them seen once or twice; mixed: some of each, and never looked at while the
+advisor's rules were set. The logit is a sum of effects of numbers and ids and of products of id
+vectors, so that embeddings have something to learn. Needs numpy only.
 Keys: shape, rows, seed, output. Writes output/table.tsv and truth: the Bayes AUC.
 """
 
@@ -49,6 +50,7 @@ SHAPES = {
     "few_wide": Shape(4, (200_000, 100_000, 50_000), 0.6),
     "many_narrow": Shape(20, tuple(3 + 2 * (i % 20) for i in range(60)), 0.3),
     "heavy_tail": Shape(8, (1_000_000,) * 4 + (5_000,) * 4 + (50,) * 4, 1.05),
+    "mixed": Shape(12, (300_000,) * 2 + (2_000,) * 6 + (20,) * 10, 0.85),
 }
 
 
