@@ -21,7 +21,17 @@ from engine.hpo import experiment
 from engine.hpo.schema import Search
 from engine.programs import registry
 from engine.programs.model import PROFILE, search_part
-from engine.strict_yaml import Name, Part, Source, place_of, plain_copy, read, refuse, sentences
+from engine.strict_yaml import (
+    Name,
+    Part,
+    Source,
+    from_yaml,
+    place_of,
+    plain_copy,
+    read,
+    refuse,
+    sentences,
+)
 from hosts.inventory import LOCAL
 from models.settings import nearest, resolve
 
@@ -222,7 +232,7 @@ def from_overrides(overrides: Sequence[str]) -> dict[str, str]:
 def _plain(text: str) -> Any:
     """A value given as text, read as YAML reads a scalar or a flow list."""
     try:
-        return yaml.safe_load(text)
+        return from_yaml(text)
     except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
         return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,19 @@ from engine.errors import InputError
 from models.settings import nearest, shown
 
 Name = Annotated[str, Field(min_length=1)]
+SHORT_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as YAML 1.2 does; YAML 1.1 takes it for a text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that _Loader would take for numbers."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", SHORT_FLOAT, list("-+.0123456789"))
 
 
 class Part(BaseModel):
@@ -57,11 +71,11 @@ def read(path: Path, what: str = "recipe") -> Source:
 def parse(text: str, name: str, file: str = "recipe", what: str = "recipe") -> Source:
     """Text to a Source; InputError names file, line and what YAML expected."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         lines: dict[str, int] = {}
         if node is not None:
             _collect_lines(node, "", lines, file)
-        data = yaml.safe_load(text)
+        data = from_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = f"{file}, line {mark.line + 1}, column {mark.column + 1}" if mark else file
@@ -79,6 +93,11 @@ def parse(text: str, name: str, file: str = "recipe", what: str = "recipe") -> S
     if not isinstance(data, dict):
         raise InputError(f"{file}: the {what} is a mapping of keys, not a {type(data).__name__}")
     return Source(name, file, data, lines)
+
+
+def from_yaml(text: str) -> Any:
+    """The data that a YAML text stands for; yaml.YAMLError or ValueError when it is none."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
 def _collect_lines(node: yaml.Node, prefix: str, lines: dict[str, int], file: str) -> None:
@@ -188,4 +207,6 @@ def plain_copy(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_yaml(data: Mapping[str, Any]) -> str:
     """YAML text in the order of the mapping."""
-    return yaml.safe_dump(plain_copy(data), sort_keys=False, default_flow_style=False, width=100)
+    return yaml.dump(
+        plain_copy(data), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=100
+    )

@@ -32,6 +32,21 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     recipe.load(recipe.find(name), environ={})
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-3", 1e-3), ("1.0e9", 1e9), ("2.5E+2", 250.0), (".5e1", 5.0), ("-1e3", -1000.0)],
+)
+def test_numbers_are_read_as_people_write_them(text: str, number: float) -> None:
+    """YAML 1.1 takes each of these for a text; a text that looks like one is written quoted."""
+    said = strict_yaml.from_yaml(f"[{text}, '{text}', 0x1e3, 1e, e3, 1.e]")
+    assert said[:2] == [number, text] and isinstance(said[0], float)
+    assert said[2] == 0x1E3 and said[3:5] == ["1e", "e3"]
+    assert strict_yaml.from_yaml(strict_yaml.to_yaml({"a": said})) == {"a": said}
+    read, _ = load(f"{GOOD}search: {{start: [{{learning_rate: 1e-3}}]}}", "learning_rate=2e-3")
+    assert read.search and read.search.start == [{"learning_rate": 1e-3}]
+    assert read.model.settings["learning_rate"] == 2e-3
+
+
 def test_all_problems_are_told_at_once_with_line_and_nearest_key() -> None:
     said = refused(
         "dataset: {generate: {rows: 10}}\n"
