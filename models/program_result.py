@@ -23,7 +23,7 @@ from models.worker import WorkFailed
 
 MOST_BYTES = 1 << 20  # of a result file, and of the end of the output that is looked at
 LONGEST_LINE = 1 << 16  # of a streamed line
-SEARCH_S = 10  # for one pattern in all of the output
+SEARCH_S = 10  # of CPU time for one pattern in all of the output
 
 
 def read_metrics(
@@ -168,19 +168,19 @@ def _matches(text: str, patterns: Mapping[str, str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _at_most(seconds: int, what: str) -> Iterator[None]:
-    """NO_METRIC when the block takes longer: a pattern such as (a+)+$ may search for years. Of the
-    main thread only; a search looks for signals, so an alarm ends it."""
+    """NO_METRIC when the block computes longer: a pattern such as (a+)+$ may search for years. Of
+    the main thread only; a search looks for signals, so an alarm ends it."""
 
     def late(number: int, frame: object) -> None:
         raise no_metric(what)
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
+    before = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _number(text: str) -> float | None:
