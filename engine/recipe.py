@@ -234,7 +234,7 @@ def _plain(text: str) -> Any:
     """A value given as text, read as YAML reads a scalar or a flow list."""
     try:
         return from_yaml(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
         return text
 
 

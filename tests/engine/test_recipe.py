@@ -32,6 +32,10 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     recipe.load(recipe.find(name), environ={})
 
 
+def test_a_value_that_is_nested_too_deeply_is_a_text() -> None:
+    assert "goal.minutes (--set): " in refused(GOOD, "goal.minutes=" + "[" * 5000)
+
+
 def test_a_warm_start_names_runs_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
