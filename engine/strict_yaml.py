@@ -6,16 +6,25 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from engine.errors import InputError
 from models.settings import nearest, shown
 
 Name = Annotated[str, Field(min_length=1)]
 SHORT_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+PYDANTIC_WORDS = re.compile(r"^(?:Input|String|List) (?=should )| after validation, not \d+$")
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,6 +43,16 @@ class Part(BaseModel):
     """A mapping that people write: unknown keys and numbers that are none are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=False, frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """ValueError for true or false where a number stands: Python takes them for 1 and 0."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        kinds = get_args(kind) or (kind,)
+        if isinstance(value, bool) and bool not in kinds and {int, float} & set(kinds):
+            raise ValueError("should be a number")
+        return value
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,7 @@ def _sentence(
         return place, f"unknown key, {nearest(parts[-1], _valid_keys(root, parts[:-1]))}"
     if item["type"] == "missing":
         return place, "this key is needed"
-    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    message = _message(item)
     if isinstance(item["input"], Mapping):
         return place, message
     return place, f"{message}, not {shown(item['input'])}"
@@ -171,9 +190,14 @@ def place_of(source: Source, origins: Mapping[str, str], dotted: str) -> str:
 def first_problem(error: ValidationError) -> str:
     """The first thing wrong, with its key, for what did not come from a file of the user's."""
     item = error.errors()[0]
-    text = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
     place = ".".join(map(str, item["loc"]))
-    return f"{place}: {text}" if place else text
+    return f"{place}: {_message(item)}" if place else _message(item)
+
+
+def _message(item: Any) -> str:
+    """What pydantic says, without its own words for what it looks at."""
+    text = item["msg"].removeprefix("Value error, ")
+    return PYDANTIC_WORDS.sub("", text)
 
 
 def _is_union_tag(part: str) -> bool:

@@ -32,6 +32,22 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     recipe.load(recipe.find(name), environ={})
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("search: {trials: true}", "search.trials (line 2): should be a number, not True"),
+        ("search: {parallel: false}", "search.parallel (line 2): should be a number, not False"),
+        ("train: {ranks: yes}", "train.ranks (line 2): should be a number, not True"),
+        ("search: {metrics: []}", "search.metrics (line 2): should have at least 1 item, not []"),
+        ("search: {file: ''}", "search.file (line 2): should have at least 1 character, not ''"),
+    ],
+)
+def test_what_is_told_of_a_bad_value(text: str, said: str) -> None:
+    assert refused(GOOD + text).endswith(said)
+    kept = load(f"{GOOD}model: {{settings: {{fused_head: true}}}}")[0].model.settings
+    assert kept == {"fused_head": True}  # where a truth value may stand, it does
+
+
 def test_a_value_that_is_nested_too_deeply_is_a_text() -> None:
     assert "goal.minutes (--set): " in refused(GOOD, "goal.minutes=" + "[" * 5000)
 
@@ -127,11 +143,11 @@ def test_a_bare_setting_in_set_means_the_models() -> None:
         (GOOD + "goal: {target: .nan}\n", "goal.target (line 2): should be a finite number"),
         (GOOD + "goal: {minutes: .inf}\n", "goal.minutes (line 2): should be a finite number"),
         (GOOD + "goal: {minutes: %s}\n" % ("1" * 400), "goal.minutes (line 2)"),
-        ("dataset: {path: ''}\n", "dataset.path (line 1): String should have at least 1"),
+        ("dataset: {path: ''}\n", "dataset.path (line 1): should have at least 1"),
         ("dataset: {generate: {}, format: table}\n", "a table needs a path"),
         (
             "dataset: {path: a, format: table, columns: {label: '', numeric: [b]}}",
-            "dataset.columns.label (line 1): String should have at least 1",
+            "dataset.columns.label (line 1): should have at least 1",
         ),
         ("a: " + "[" * 3000, "nested too deeply"),
         ("a: &x {b: *x}\n", "within itself"),
