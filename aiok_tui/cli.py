@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -578,6 +579,9 @@ def main(argv: list[str] | None = None) -> Any:
     """Entry point: errors become one clear text on stderr and an exit code."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing is left half-written
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name it cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         return app(args=argv, prog_name="aiok", standalone_mode=True)
     except KeyboardInterrupt:

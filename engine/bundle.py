@@ -10,7 +10,7 @@ from pathlib import Path
 from engine import environments
 from engine.code import ROOT
 from engine.errors import EnvironmentProblem, system_problem
-from engine.store import home, regular_file
+from engine.store import check_writable, home, regular_file
 from hosts import provision
 from hosts.wheels import BUILT_FROM
 
@@ -26,6 +26,7 @@ def make(target: Path, names: Sequence[str], progress: Progress) -> Path:
     their wheels in `aiok/bundle/wheels`. EnvironmentProblem when wheels cannot be had here.
     """
     target = regular_file(target)
+    check_writable(target)  # before wheels are fetched for minutes
     app = _wheels(provision.Lock.read(ROOT / "locks" / "app.txt"), progress)
     wheels = [wheel for name in names for wheel in _wheels(environments.lock_of(name), progress)]
     part = target.with_name(f".{target.name}.{os.getpid()}")

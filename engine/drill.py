@@ -94,14 +94,22 @@ def drill(
     """Drill faults one by one, each under each of the policies that make a difference to it.
 
     On hosts of the testbed where root is had, else on this machine; those that lack something there
-    (`left_out`) are passed over. InputError when none is left.
+    (`left_out`) are passed over. InputError when none is left, or for a policy that is none.
     """
+    for policy in policies:
+        if policy not in POLICIES:
+            raise InputError(f"there is no policy {policy!r}", todo=nearest(policy, POLICIES))
     with_hosts = os.geteuid() == 0 if on_hosts is None else on_hosts
     lacking = left_out(names, on_hosts=with_hosts)
     wanted = [fault for fault in chosen(names) if fault.name not in lacking]
     if not wanted:
         reasons = "; ".join(f"{name}: {why}" for name, why in lacking.items())
         raise InputError(f"none of these faults can be drilled: {reasons}", todo="sudo aiok drill")
+    if not any(policy in fault.policies for fault in wanted for policy in policies):
+        raise InputError(
+            f"no fault of these is drilled under {', '.join(policies)}",
+            todo="; ".join(f"{fault.name}: {', '.join(fault.policies)}" for fault in wanted),
+        )
     small_disk = FILLED if any("disk" in fault.name for fault in wanted) else None
     with sandbox(HOSTS if with_hosts else 0, small_disk if with_hosts else None) as place:
         undisturbed = {False: _undisturbed(place)}  # test AUC, by whether Spark prepares the data

@@ -21,7 +21,18 @@ from engine.hpo import experiment
 from engine.hpo.schema import Search
 from engine.programs import registry
 from engine.programs.model import PROFILE, search_part
-from engine.strict_yaml import Name, Part, Source, place_of, plain_copy, read, refuse, sentences
+from engine.store import open_run_folder
+from engine.strict_yaml import (
+    Name,
+    Part,
+    Source,
+    from_yaml,
+    place_of,
+    plain_copy,
+    read,
+    refuse,
+    sentences,
+)
 from hosts.inventory import LOCAL
 from models.settings import nearest, resolve
 
@@ -222,8 +233,8 @@ def from_overrides(overrides: Sequence[str]) -> dict[str, str]:
 def _plain(text: str) -> Any:
     """A value given as text, read as YAML reads a scalar or a flow list."""
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
+        return from_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
         return text
 
 
@@ -372,6 +383,11 @@ def _search_problems(recipe: Recipe, source: Source, origins: Mapping[str, str])
     spec = catalog.load(recipe.model.name)
     defaults, _ = resolve(spec.settings, spec.profiles[recipe.model.profile], recipe.model.settings)
     found = experiment.problems(recipe.search, spec, defaults, recipe.goal.metric)
+    for number, run in enumerate(recipe.search.warm):
+        try:
+            open_run_folder(run)
+        except InputError as error:  # told now, not after hours of other steps
+            found.append((f"search.warm.{number}", f"{error.what}, {error.todo}"))
     return [f"{place_of(source, origins, key)}: {text}" for key, text in found]
 
 

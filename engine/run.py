@@ -272,10 +272,14 @@ class RunProcess:
 
 
 def _seal(output: Path, result: dict[str, Any]) -> None:
-    """Write result.json last, and everything to disk, so that a whole output stays whole."""
-    sizes = {}
+    """Write result.json last, and everything to disk, so that a whole output stays whole.
+
+    Files of these two names that stand there already, such as a program's own result.json, are
+    replaced, so they are not listed.
+    """
+    sizes, ours = {}, (output / FILES, output / RESULT)
     for path in output.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path not in ours:
             _sync_folder(path)
             sizes[str(path.relative_to(output))] = path.stat().st_size
     write_atomically(output / FILES, json.dumps(sizes, indent=1))

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from engine.errors import InputError
 from models.settings import nearest, shown
 
 Name = Annotated[str, Field(min_length=1)]
+SHORT_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+
+PYDANTIC_WORDS = re.compile(r"^(?:Input|String|List) (?=should )| after validation, not \d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as YAML 1.2 does; YAML 1.1 takes it for a text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that _Loader would take for numbers."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", SHORT_FLOAT, list("-+.0123456789"))
 
 
 class Part(BaseModel):
     """A mapping that people write: unknown keys and numbers that are none are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=False, frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_not_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """ValueError for true or false where a number stands: Python takes them for 1 and 0."""
+        kind = cls.model_fields[info.field_name or ""].annotation
+        kinds = get_args(kind) or (kind,)
+        if isinstance(value, bool) and bool not in kinds and {int, float} & set(kinds):
+            raise ValueError("should be a number")
+        return value
 
 
 @dataclass(frozen=True)
@@ -57,11 +90,11 @@ def read(path: Path, what: str = "recipe") -> Source:
 def parse(text: str, name: str, file: str = "recipe", what: str = "recipe") -> Source:
     """Text to a Source; InputError names file, line and what YAML expected."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         lines: dict[str, int] = {}
         if node is not None:
             _collect_lines(node, "", lines, file)
-        data = yaml.safe_load(text)
+        data = from_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = f"{file}, line {mark.line + 1}, column {mark.column + 1}" if mark else file
@@ -79,6 +112,11 @@ def parse(text: str, name: str, file: str = "recipe", what: str = "recipe") -> S
     if not isinstance(data, dict):
         raise InputError(f"{file}: the {what} is a mapping of keys, not a {type(data).__name__}")
     return Source(name, file, data, lines)
+
+
+def from_yaml(text: str) -> Any:
+    """The data that a YAML text stands for; yaml.YAMLError or ValueError when it is none."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
 def _collect_lines(node: yaml.Node, prefix: str, lines: dict[str, int], file: str) -> None:
@@ -127,7 +165,7 @@ def _sentence(
         return place, f"unknown key, {nearest(parts[-1], _valid_keys(root, parts[:-1]))}"
     if item["type"] == "missing":
         return place, "this key is needed"
-    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    message = _message(item)
     if isinstance(item["input"], Mapping):
         return place, message
     return place, f"{message}, not {shown(item['input'])}"
@@ -152,9 +190,14 @@ def place_of(source: Source, origins: Mapping[str, str], dotted: str) -> str:
 def first_problem(error: ValidationError) -> str:
     """The first thing wrong, with its key, for what did not come from a file of the user's."""
     item = error.errors()[0]
-    text = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
     place = ".".join(map(str, item["loc"]))
-    return f"{place}: {text}" if place else text
+    return f"{place}: {_message(item)}" if place else _message(item)
+
+
+def _message(item: Any) -> str:
+    """What pydantic says, without its own words for what it looks at."""
+    text = item["msg"].removeprefix("Value error, ")
+    return PYDANTIC_WORDS.sub("", text)
 
 
 def _is_union_tag(part: str) -> bool:
@@ -188,4 +231,6 @@ def plain_copy(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def to_yaml(data: Mapping[str, Any]) -> str:
     """YAML text in the order of the mapping."""
-    return yaml.safe_dump(plain_copy(data), sort_keys=False, default_flow_style=False, width=100)
+    return yaml.dump(
+        plain_copy(data), Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=100
+    )

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import signal
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from models.worker import WorkFailed
 
 MOST_BYTES = 1 << 20  # of a result file, and of the end of the output that is looked at
 LONGEST_LINE = 1 << 16  # of a streamed line
+SEARCH_S = 10  # of CPU time for one pattern in all of the output
 
 
 def read_metrics(
@@ -39,7 +41,7 @@ def read_metrics(
     kind = str(result["format"])
     if kind == "stream":
         said: dict[str, Any] = dict(streamed)
-        place = "the streamed metrics"
+        place = "the stream of metrics"
     else:
         file = str(result["file"])
         text = _text_of(Path(file), began_ns) if file else output
@@ -91,10 +93,11 @@ def _text_of(path: Path, began_ns: int) -> str:
         raise no_metric(f"it wrote no {path.name}") from None
     except OSError as error:
         raise no_metric(f"cannot read its {path.name}: {error.strerror}") from None
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):  # a folder cannot even be opened as a stream
+        os.close(descriptor)
+        raise no_metric(f"its {path.name} is not a file")
     with open(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise no_metric(f"its {path.name} is not a file")
         if facts.st_mtime_ns < began_ns:
             raise no_metric(f"its {path.name} is older than the start of this trial")
         if facts.st_size > MOST_BYTES:
@@ -154,12 +157,30 @@ def _matches(text: str, patterns: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, pattern in patterns.items():
         compiled = re.compile(pattern)
-        for line in text.splitlines():
-            for match in compiled.finditer(line):
-                said = match[1] if compiled.groups else match[0]
-                number = _number(said or "")
-                found[name] = said if number is None else number
+        with _at_most(SEARCH_S, f"the pattern of {name} takes longer than {SEARCH_S} s"):
+            for line in text.splitlines():
+                for match in compiled.finditer(line):
+                    said = match[1] if compiled.groups else match[0]
+                    number = _number(said or "")
+                    found[name] = said if number is None else number
     return found
+
+
+@contextlib.contextmanager
+def _at_most(seconds: int, what: str) -> Iterator[None]:
+    """NO_METRIC when the block computes longer: a pattern such as (a+)+$ may search for years. Of
+    the main thread only; a search looks for signals, so an alarm ends it."""
+
+    def late(number: int, frame: object) -> None:
+        raise no_metric(what)
+
+    before = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _number(text: str) -> float | None:
@@ -195,10 +216,12 @@ class Stream:
 
     def _chunk(self) -> bytes:
         try:
-            with open(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                facts = os.fstat(file.fileno())
-                if not stat.S_ISREG(facts.st_mode):
-                    return b""
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
+                os.close(descriptor)
+                return b""
+            with open(descriptor, "rb") as file:
                 if facts.st_size < self._offset:  # written anew
                     self._offset, self._rest = 0, b""
                 file.seek(self._offset)

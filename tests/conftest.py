@@ -6,6 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("aiok", deadline=None)  # a machine may be busy: no test asserts wall time
+settings.load_profile("aiok")
 
 # Tests may be started by nohup or in the background: what they start would ignore these, too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

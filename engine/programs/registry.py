@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine.errors import InputError
 from engine.programs.file import known_of, read_file
 from engine.programs.schema import Known, Program
@@ -50,7 +48,7 @@ def get(name: str) -> Known:
     kept, file = source.data.get("program"), source.data.get("file")
     if not isinstance(kept, Mapping) or not isinstance(file, str):
         raise InputError(f"{path} is damaged", todo=f"aiok unregister {name}, and register it anew")
-    return known_of(parse(yaml.safe_dump(dict(kept), sort_keys=False), name, str(path)), file)
+    return known_of(parse(to_yaml(kept), name, str(path)), file)
 
 
 def planned(settings: Mapping[str, Any]) -> Known:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine import bundle, environments
+from engine.errors import EnvironmentProblem
 from hosts.lockfile import Lock
 from hosts.provision import collect_wheels, missing_wheels
 from hosts.wheels import BUNDLED
@@ -74,3 +75,13 @@ def test_a_bundle_never_replaces_what_is_no_file(small: Lock, tmp_path: Path) ->
     with pytest.raises(Exception, match="not a file"):
         bundle.make(tmp_path / "pipe", ["small"], lambda phase, done, total: None)
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_bundle_that_cannot_be_written_is_told_before_wheels_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[object] = []
+    monkeypatch.setattr(bundle, "_wheels", lambda *asked: fetched.append(asked) or [])
+    with pytest.raises(EnvironmentProblem, match="cannot write"):
+        bundle.make(tmp_path / "no" / "x.tar", ["etl"], lambda phase, done, total: None)
+    assert not fetched

@@ -185,6 +185,17 @@ def test_faults_are_chosen_by_name() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
+def test_a_policy_that_is_none_or_does_not_fit_is_told_before_the_sandbox() -> None:
+    with pytest.raises(InputError, match="there is no policy 'stopp'") as caught:
+        next(drill.drill(policies=["wait", "stopp"], on_hosts=False))
+    assert caught.value.todo == "did you mean stop?"
+    one = next(f for f in FAULTS if not f.hosts and set(f.policies) != set(faults.POLICIES))
+    other = next(policy for policy in faults.POLICIES if policy not in one.policies)
+    with pytest.raises(InputError, match=f"drilled under {other}") as caught:
+        next(drill.drill([one.name], [other], on_hosts=False))
+    assert caught.value.todo == f"{one.name}: {', '.join(one.policies)}"
+
+
 def test_faults_of_hosts_need_hosts() -> None:
     with pytest.raises(InputError, match="need root"):
         next(drill.drill(["link cut"], on_hosts=False))

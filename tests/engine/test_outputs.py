@@ -124,6 +124,21 @@ def test_any_recipe_file_gives_its_runs_a_name(aiok_home: Path, title: str, name
     assert create_run_folder(run_name(title)).id == f"{name}-1"
 
 
+def test_a_result_json_of_the_program_itself_does_not_make_its_output_damaged(
+    aiok_home: Path,
+) -> None:
+    output = aiok_home / "cache" / "search-1"
+    output.mkdir(parents=True)
+    for name in ("result.json", "files.json", "model.bin"):
+        (output / name).write_text('{"auc": 0.5}')
+    (output / "more").mkdir()
+    (output / "more" / "result.json").write_text("[1]")
+    _seal(output, {"trial": 2})
+    assert read_result("search-1") == {"trial": 2}
+    (output / "more" / "result.json").write_text("[")
+    assert read_result("search-1") is None
+
+
 @pytest.mark.parametrize("damage", ["{", '{"rows": 3', "3", None, "files", "short"])
 def test_a_damaged_output_is_not_whole_and_can_be_made_again(
     finished: Path, aiok_home: Path, monkeypatch: pytest.MonkeyPatch, damage: str | None

@@ -32,6 +32,52 @@ def test_shipped_recipes_are_valid(name: str) -> None:
     recipe.load(recipe.find(name), environ={})
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("search: {trials: true}", "search.trials (line 2): should be a number, not True"),
+        ("search: {parallel: false}", "search.parallel (line 2): should be a number, not False"),
+        ("train: {ranks: yes}", "train.ranks (line 2): should be a number, not True"),
+        ("search: {metrics: []}", "search.metrics (line 2): should have at least 1 item, not []"),
+        ("search: {file: ''}", "search.file (line 2): should have at least 1 character, not ''"),
+    ],
+)
+def test_what_is_told_of_a_bad_value(text: str, said: str) -> None:
+    assert refused(GOOD + text).endswith(said)
+    kept = load(f"{GOOD}model: {{settings: {{fused_head: true}}}}")[0].model.settings
+    assert kept == {"fused_head": True}  # where a truth value may stand, it does
+
+
+def test_a_value_that_is_nested_too_deeply_is_a_text() -> None:
+    assert "goal.minutes (--set): " in refused(GOOD, "goal.minutes=" + "[" * 5000)
+
+
+def test_a_warm_start_names_runs_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOK_HOME", str(tmp_path))
+    (tmp_path / "runs" / "old-1").mkdir(parents=True)
+    said = refused(f"{GOOD}search: {{warm: [old-1, odl-1, ../old-1]}}")
+    assert "search.warm.1 (line 2): there is no run odl-1, did you mean old-1?" in said
+    assert "search.warm.2 (line 2): " in said and "search.warm.0" not in said
+    assert load(f"{GOOD}search: {{warm: [old-1]}}")[0].search is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-3", 1e-3), ("1.0e9", 1e9), ("2.5E+2", 250.0), (".5e1", 5.0), ("-1e3", -1000.0)],
+)
+def test_numbers_are_read_as_people_write_them(text: str, number: float) -> None:
+    """YAML 1.1 takes each of these for a text; a text that looks like one is written quoted."""
+    said = strict_yaml.from_yaml(f"[{text}, '{text}', 0x1e3, 1e, e3, 1.e]")
+    assert said[:2] == [number, text] and isinstance(said[0], float)
+    assert said[2] == 0x1E3 and said[3:5] == ["1e", "e3"]
+    assert strict_yaml.from_yaml(strict_yaml.to_yaml({"a": said})) == {"a": said}
+    read, _ = load(f"{GOOD}search: {{start: [{{learning_rate: 1e-3}}]}}", "learning_rate=2e-3")
+    assert read.search and read.search.start == [{"learning_rate": 1e-3}]
+    assert read.model.settings["learning_rate"] == 2e-3
+
+
 def test_all_problems_are_told_at_once_with_line_and_nearest_key() -> None:
     said = refused(
         "dataset: {generate: {rows: 10}}\n"
@@ -97,11 +143,11 @@ def test_a_bare_setting_in_set_means_the_models() -> None:
         (GOOD + "goal: {target: .nan}\n", "goal.target (line 2): should be a finite number"),
         (GOOD + "goal: {minutes: .inf}\n", "goal.minutes (line 2): should be a finite number"),
         (GOOD + "goal: {minutes: %s}\n" % ("1" * 400), "goal.minutes (line 2)"),
-        ("dataset: {path: ''}\n", "dataset.path (line 1): String should have at least 1"),
+        ("dataset: {path: ''}\n", "dataset.path (line 1): should have at least 1"),
         ("dataset: {generate: {}, format: table}\n", "a table needs a path"),
         (
             "dataset: {path: a, format: table, columns: {label: '', numeric: [b]}}",
-            "dataset.columns.label (line 1): String should have at least 1",
+            "dataset.columns.label (line 1): should have at least 1",
         ),
         ("a: " + "[" * 3000, "nested too deeply"),
         ("a: &x {b: *x}\n", "within itself"),

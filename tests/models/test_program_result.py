@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models import program_result
 from models.messages import Failure
 from models.program_result import Stream, read_metrics
 from models.worker import WorkFailed
@@ -80,9 +82,29 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(WorkFailed, match=r"its result\.json is not a file"):
         read_metrics(spec, ["auc"], "", {}, 0)
     path.unlink()
+    path.mkdir()
+    with pytest.raises(WorkFailed, match=r"its result\.json is not a file"):
+        read_metrics(spec, ["auc"], "", {}, 0)
+    path.rmdir()
     path.write_bytes(b" " * ((1 << 20) + 1))
     with pytest.raises(WorkFailed, match=r"has 1,048,577 bytes"):
         read_metrics(spec, ["auc"], "", {}, 0)
+
+
+def test_a_pattern_that_searches_for_years_is_no_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_result, "SEARCH_S", 1)
+    with pytest.raises(WorkFailed, match="the pattern of auc takes longer than 1 s") as caught:
+        read("regex", "a" * 60 + "b", auc="(a+)+$")
+    assert caught.value.failure is Failure.NO_METRIC
+    assert signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_a_folder_in_place_of_the_stream_is_no_stream(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    stream = Stream(tmp_path)
+    assert [list(stream.new()) for _ in range(3)] == [[], [], []]
+    assert len(os.listdir("/proc/self/fd")) == before  # asked ten times a second: none stays open
 
 
 def test_a_stream_is_read_line_by_line(tmp_path: Path) -> None:

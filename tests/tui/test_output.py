@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -66,6 +67,19 @@ def test_plan_and_report_are_one_line_of_json(
     (aiok_home / "report.json").write_text('{\n "figures": []\n}\n')
     output.print_report(aiok_home / "report.html", as_json=True)
     assert capsys.readouterr().out == '{"figures": []}\n'
+
+
+def test_names_that_the_terminal_cannot_show_are_written_out(
+    aiok_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    place = tmp_path / "größe.tsv"
+    place.write_text("1\t2\n")
+    assert aiok("data", "add", "mine", str(place)) == 0
+    monkeypatch.setattr("sys.stdout", shown)
+    assert aiok("data", "list") == 0
+    shown.seek(0)
+    assert "gr\\xf6\\xdfe.tsv" in shown.read()
 
 
 def test_control_bytes_never_reach_the_terminal(
