@@ -153,6 +153,9 @@ def export(results: Results, wanted: str) -> Path:
 
 
 def counts(trials: Sequence[Trial]) -> dict[str, int]:
-    """How many trials stand where; states without one are left out."""
-    states = [trial.state for trial in trials]
-    return {str(state): states.count(state) for state in TrialState if state in states}
+    """How many trials stand where; states without one are left out. Those that only took the values
+    of an equal one are `repeated`."""
+    states = [trial.state for trial in trials if trial.as_trial is None]
+    found = {str(state): states.count(state) for state in TrialState if state in states}
+    repeated = len(trials) - len(states)
+    return {**found, "repeated": repeated} if repeated else found

@@ -18,6 +18,7 @@ from engine.hpo.experiment import study_of
 from engine.hpo.front import findings
 from engine.hpo.leases import Lease, Slot
 from engine.hpo.pruner import make as make_pruner
+from engine.hpo.results import counts
 from engine.hpo.schema import Search as SearchPart
 from engine.hpo.search import Policy, Search
 from engine.hpo.study import Study
@@ -79,7 +80,7 @@ def _search(
     finally:
         runner.close()
         optimizer.close()
-    found = findings(study, [t for t in search.trials.values() if t.origin != "warm"])
+    found = findings(study, search.trials.values())
     context.emit(ev.Noted, step=step.id, text=found.words,
                  level="info" if found.feasible else "warning")  # fmt: skip
     return _keep(context, step, runner, best, search.trials, output)
@@ -122,7 +123,7 @@ def _earlier(runs: Sequence[str], study: Study) -> list[Trial]:
     found = []
     for run in runs:
         trials = [t for t in open_run_folder(run).state().trials.values() if t.state.is_over]
-        fitting = [trial for trial in trials if trial.origin != "warm" and _fits(trial, study)]
+        fitting = [trial for trial in trials if trial.is_own and _fits(trial, study)]
         if not fitting:
             raise InputError(
                 f"no trial of {run} has the parameters and metrics of this search",
@@ -159,13 +160,13 @@ def _keep(
     events = read_events(context.folder.events, 0)[0]
     with open(output / TRIALS, "wb") as file:
         file.writelines(ev.encode(event) for event in events if isinstance(event, OF_TRIALS))
-    states = Counter(str(trial.state) for trial in trials.values() if trial.origin != "warm")
+    own = [trial for trial in trials.values() if trial.origin != "warm"]
     return {
         **result,
         "trial": best.number,
         "assignment": dict(best.assignment),
         "values": best.values,
-        "trials": dict(states),
+        "trials": counts(own),
         "trial_seconds": round(sum(trial.seconds for trial in trials.values()), 3),
     }
 
