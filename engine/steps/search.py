@@ -9,20 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import catalog, clusters
+from engine import clusters
 from engine import events as ev
 from engine.advisor.layout import ClusterHost, lay_out
-from engine.errors import InputError, StepFailed
+from engine.errors import StepFailed
 from engine.hpo import optimizers
-from engine.hpo.experiment import study_of
 from engine.hpo.front import findings
 from engine.hpo.leases import Lease, Slot
 from engine.hpo.pruner import make as make_pruner
-from engine.hpo.results import counts
+from engine.hpo.results import counts, planned_search
 from engine.hpo.schema import Search as SearchPart
 from engine.hpo.search import Policy, Search
 from engine.hpo.study import Study
 from engine.hpo.trials import Trial
+from engine.hpo.warm import earlier
 from engine.plan import Step
 from engine.state import fold
 from engine.steps import over_hosts
@@ -30,7 +30,7 @@ from engine.steps.context import TRIALS, Context
 from engine.steps.trial_program import TrialProgram
 from engine.steps.trial_runner import TrialRunner, TrialWork
 from engine.steps.trial_training import TrialTraining
-from engine.store import empty_folder, open_run_folder, read_events
+from engine.store import empty_folder, read_events
 from hosts.inventory import LOCAL
 from hosts.site import Site
 
@@ -39,11 +39,9 @@ OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Search from where the run's events stand; the result of the best trial, and which it is."""
-    part = SearchPart.model_validate(step.settings["search"])
-    study = study_of(
-        part, catalog.of_plan(context.plan), step.settings["settings"],
-        step.settings["goal"]["metric"], int(step.settings["seed"]),
-    )  # fmt: skip
+    planned = planned_search(context.plan)
+    assert planned is not None  # or it had no such step
+    part, study = planned
     sites = _connect(context, step)
     try:
         return _search(context, step, part, study, sites, output)
@@ -59,6 +57,9 @@ def _search(
 ) -> dict[str, Any]:  # fmt: skip
     """The search on connected hosts."""
     events = read_events(context.folder.events, 0)[0]
+    trials = fold(events).trials
+    # One that has begun holds them in its own journal, whatever has become of those runs since.
+    begun = any(trial.origin == "search" for trial in trials.values())
     slots = _slots(context, sites, int(part.parallel))
     kind = TrialProgram if "program" in step.settings else TrialTraining
     busiest = max(Counter(slot.host for slot in slots).values())
@@ -68,12 +69,12 @@ def _search(
     optimizer = optimizers.make(part.optimizer, study)
     search = Search(
         study, optimizer, runner, slots, context.log.append, step=step.id,
-        trials=fold(events).trials, died=_died(events), pruner=make_pruner(part.pruner, study),
+        trials=trials, died=_died(events), pruner=make_pruner(part.pruner, study),
         policy=Policy(
             retries=part.retries,
             timeout_s=60 * part.timeout_minutes if part.timeout_minutes else None,
         ),
-        earlier=_earlier(part.warm, study), stop_level=context.stop_level,
+        earlier=[] if begun else earlier(part.warm, study), stop_level=context.stop_level,
     )  # fmt: skip
     try:
         best = search.run()
@@ -116,29 +117,6 @@ def _died(events: Sequence[ev.Event]) -> float:
     """When an earlier run process was heard last: right before this one started."""
     last = max((n for n, e in enumerate(events) if isinstance(e, ev.RunStarted)), default=0)
     return events[last - 1].t if last else 0.0
-
-
-def _earlier(runs: Sequence[str], study: Study) -> list[Trial]:
-    """The ended trials of other runs that have this search's parameters and metrics."""
-    found = []
-    for run in runs:
-        trials = [t for t in open_run_folder(run).state().trials.values() if t.state.is_over]
-        fitting = [trial for trial in trials if trial.is_own and _fits(trial, study)]
-        if not fitting:
-            raise InputError(
-                f"no trial of {run} has the parameters and metrics of this search",
-                todo="leave it out of search.warm",
-            )
-        found += fitting
-    return found
-
-
-def _fits(trial: Trial, study: Study) -> bool:
-    try:
-        study.space.check(trial.assignment)
-    except ValueError:
-        return False
-    return not trial.values or all(o.name in trial.values for o in study.objectives)
 
 
 def _keep(
