@@ -9,10 +9,10 @@ from engine.hpo.leases import Lease
 from engine.plan import Step
 from engine.programs import registry
 from engine.programs.model import space_of
-from engine.programs.trial import Places, trial_spec, worker_argv, worker_environment
+from engine.programs.trial import Places, trial_spec, worker_argv
 from engine.steps.context import Context
 from engine.steps.trial_runner import LeaseFiles
-from engine.work import Launch, write_spec
+from engine.work import Launch, worker_environment, write_spec
 from hosts.site import Site
 
 
@@ -42,7 +42,7 @@ class TrialProgram:
             job=job,
             code=self._context.code.name,
             argv=worker_argv(site.python, spec_file),
-            env=worker_environment(str(site.code(self._context.code.name))),
+            env=worker_environment(site.code(self._context.code.name)),
             grace_s=float(self._context.value("faults.grace_s")),
             cores=lease.slot.cores,
             sample_s=float(self._slots),  # all trials together once a second

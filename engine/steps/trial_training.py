@@ -9,10 +9,10 @@ from engine.environments import lock_of
 from engine.hpo.leases import Lease
 from engine.plan import Step
 from engine.steps import over_hosts
-from engine.steps.context import PYTHON_VARIABLES, Context
+from engine.steps.context import Context
 from engine.steps.train import training_spec
 from engine.steps.trial_runner import LeaseFiles
-from engine.work import Launch, write_spec
+from engine.work import Launch, worker_environment, write_spec
 from hosts.site import Site
 from models import catalog
 
@@ -42,8 +42,7 @@ class TrialTraining:
         worker = catalog.load(context.plan.model).workers[self._step.worker]
         prefix = site.environment(lock_of(self._step.environment))
         env = {
-            **PYTHON_VARIABLES,
-            "PYTHONPATH": str(site.code(context.code.name)),
+            **worker_environment(site.code(context.code.name)),
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             # the only rank, as its agent knows one: it is asked for its stack when it hangs
