@@ -95,7 +95,8 @@ class Search(Part):
 
     Without `parameters` the model's tunable settings, without `metrics` the goal's metric. The
     search ends after `trials`, after `minutes`, or after `patience` trials without a better one,
-    whatever comes first; the advisor says how many where none of them is said. `file` names an experiment file that says parameters, metrics and budget.
+    whatever comes first; the advisor says how many where none of them is said. `file` names an
+    experiment file that says parameters, metrics and budget.
     """
 
     optimizer: Literal["optuna", "sigopt", "random", "grid"] = "optuna"
