@@ -16,6 +16,7 @@ from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
 from engine.hpo.schema import Search
 from engine.plan import Estimate, Plan, Step, identify
+from engine.programs import files as program_files
 from engine.programs import registry
 from hosts.inventory import LOCAL
 from models.api import ModelSpec
@@ -164,16 +165,20 @@ def _training(
     added to `own`."""
     recipe = job.recipe
     title = f"{spec.title} ({recipe.model.profile})"
-    where = f" on {', '.join(host.name for host in job.cluster)}" if job.cluster else ""
     if recipe.search is not None:
         parallel = values["search.parallel"]
         own["search"] = {**recipe.search.model_dump(mode="json"), "parallel": parallel}
         trials = f"{_trials(recipe.search)} by {recipe.search.optimizer}"
         title = f"search {title}: {trials}, {parallel} at a time"
-        return "search", title + where, recipe.cluster
+        return "search", title + _where(job), recipe.cluster
     ranks = own["ranks"] = values["train.ranks"]
-    title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}{where}"
+    title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}{_where(job)}"
     return "train", title, recipe.cluster
+
+
+def _where(job: Job) -> str:
+    """The hosts, as the end of a title; "" for this machine."""
+    return f" on {', '.join(host.name for host in job.cluster)}" if job.cluster else ""
 
 
 def _trials(search: Search) -> str:
@@ -202,18 +207,20 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
         "goal": {"metric": recipe.goal.metric},
     }  # fmt: skip
     beside = facts.any_files(known.folder) if known.folder.is_dir() else []
+    sent_gib = program_files.check(known, job.data_path) if job.cluster else 0.0
     trials = recipe.search.trials or parallel
     minutes = (known.program.timeout_s or PROGRAM_S) / 60 * math.ceil(trials / parallel)
     memory = known.program.resources.memory_gb or PROGRAM_GIB
     return Step(
         id="search", kind="search", worker="train", settings=own,
         title=f"search {spec.title}: {_trials(recipe.search)} by {recipe.search.optimizer}, "
-        f"{parallel} at a time",
+        f"{parallel} at a time" + _where(job), host=recipe.cluster,
         identity=identify("search", spec.workers["train"], "", spec, own,
                           [f"{f.path}:{f.size}:{f.mtime_ns}" for f in (*beside, *job.files)]),
         estimate=Estimate(
             minutes=round(min(minutes, recipe.search.minutes or minutes), 3),
             memory_gib=round(memory * min(parallel, trials), 2), disk_gib=0.01,
+            network_gib=round(sent_gib * (1 if job.shared else len(job.cluster)), 4),
         ),
     )  # fmt: skip
 

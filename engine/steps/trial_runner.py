@@ -22,6 +22,7 @@ from engine.errors import AiokError, HostError, HostLost, InputError, RunStopped
 from engine.hpo.leases import Ended, Heard, Lease, Outcome
 from engine.hpo.trials import Failure, TrialState
 from engine.plan import Step
+from engine.steps import over_hosts
 from engine.steps.context import Context, StepListener
 from engine.store import make_folder, remove_tree
 from engine.work import Launch, run_worker
@@ -79,6 +80,9 @@ class LeaseFiles:
 class TrialWork(Protocol):
     """What the trials of a search do: train a model, run a program. Called from any thread."""
 
+    def send(self, sites: Sequence[Site]) -> None:
+        """What trials need to hosts of a cluster, before the first of them begins there."""
+
     def launch(self, lease: Lease, files: LeaseFiles, job: str, site: Site) -> Launch:
         """The worker of a lease; its spec is written."""
 
@@ -125,11 +129,8 @@ class TrialRunner:
         site = self._sites.get(lease.slot.host)
         if site is None or site.name == LOCAL:
             return LeaseFiles(here)
-        return LeaseFiles(here, self._work_folder(site) / here.parent.name / here.name)
-
-    def _work_folder(self, site: Site) -> PurePosixPath:
-        """Where the leases of this search write on another host."""
-        return site.home / "work" / f"{self._context.folder.tag}.{self._step.id}"
+        there = over_hosts.work_folder(self._context, self._step, site)
+        return LeaseFiles(here, there / here.parent.name / here.name)
 
     def _trial_folder(self, number: int) -> Path:
         return self._context.work_folder(self._step) / f"trial-{number:05d}"
@@ -189,8 +190,9 @@ class TrialRunner:
             thread.join(max(0.0, end - time.monotonic()))
         for site in self._sites.values():
             if site.name != LOCAL:
+                folder = over_hosts.work_folder(self._context, self._step, site)
                 with contextlib.suppress(HostProblem):
-                    site.transport.run(["rm", "-rf", str(self._work_folder(site))])
+                    site.transport.run(["rm", "-rf", str(folder)])
 
     # --- in the thread of a lease ---------------------------------------------------------------
 
