@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,23 +145,24 @@ class Kills:
 
 def disturb(
     run: str, kills: int, engine_kills: int, dice: random.Random, limit_s: float,
-    faults: Sequence[Fault] = (), absent: Callable[[], Sequence[str]] = list,
+    faults: Sequence[Fault] = (), absent: Callable[[], Sequence[str]] = list, pause_s: float = 0.1,
 ) -> Kills:  # fmt: skip
     """Kill processes of a started run at random moments until it has ended by itself; `faults`
-    happen beside that, `absent` tells the hosts that are down then."""
+    happen beside that, `absent` tells the hosts that are down then. Kills are at most `pause_s`
+    apart."""
     done = Kills(engine_at=set(dice.sample(range(2, kills), engine_kills)))
     end, lock, due = time.monotonic() + limit_s, open_run_folder(run).lock, list(faults)
     while time.monotonic() < end:
-        while due and done.count >= due[0][0]:
-            due.pop(0)[1]()
         if not is_locked(lock):
             if api.state(run).status in (RunStatus.DONE, RunStatus.FAILED):
                 return done
             done.resumes += 1
             api.resume(run, without=absent(), all_hosts=True)
+        elif due and done.count >= due[0][0]:
+            due.pop(0)[1]()
         elif done.count < kills:
             _kill_some(run, done, kills, dice)
-        time.sleep(dice.uniform(0.0, 0.1))
+        time.sleep(dice.uniform(0.0, pause_s))
     raise TimeoutError(f"{run} has not ended after {limit_s:g} s; killed: {done.roles}")
 
 
@@ -181,16 +183,10 @@ def _kill_some(run: str, done: Kills, most: int, dice: random.Random) -> None:
             done.roles[victim.role] += 1
 
 
-def verdict(
-    run: str, trials: int, auc: Callable[[Mapping[str, Any]], float] = fake_training.auc
-) -> list[str]:
-    """Everything that was promised and is not so, [] when all of it is; `auc`: what a trial should
-    have come to."""
-    state = api.state(run)
-    events, _ = api.events_since(run, 0)
-    broken = [] if state.status is RunStatus.DONE else [f"the run is {state.status}"]
+def _broken_leases(events: Sequence[ev.Event], trials: int) -> list[str]:
+    """What the journal says of leases and ends that must not be."""
+    broken, tokens = [], []
     ends: dict[int, list[str]] = {}
-    tokens: list[int] = []
     for event in events:
         if isinstance(event, ev.TrialStarted):
             tokens.append(event.token)
@@ -203,6 +199,18 @@ def verdict(
     broken += [f"trial {n} ended {len(e)} times" for n, e in ends.items() if len(e) != 1]
     if tokens != sorted(set(tokens)):
         broken.append("a token did not rise")
+    return broken
+
+
+def verdict(
+    run: str, trials: int, auc: Callable[[Mapping[str, Any]], float] = fake_training.auc
+) -> list[str]:
+    """Everything that was promised and is not so, [] when all of it is; `auc`: what a trial should
+    have come to."""
+    state = api.state(run)
+    events, _ = api.events_since(run, 0)
+    broken = [] if state.status is RunStatus.DONE else [f"the run is {state.status}"]
+    broken += _broken_leases(events, trials)
     finished = [t for t in state.trials.values() if t.state is TrialState.FINISHED]
     for trial in finished:
         if trial.values != {"auc": auc(trial.assignment)}:
@@ -254,6 +262,20 @@ def start_on_hosts(
     return api.start(str(place / "counted.yaml"))
 
 
+def crash_at_work(testbed: Testbed, host: str, run: str) -> None:
+    """Crash a host as soon as a trial runs there, and wait until the run has told of the loss."""
+    while api.state(run).status.is_live:
+        if any("models.program" in process.command for process in testbed.processes(host)):
+            break
+        time.sleep(0.05)
+    testbed.crash(host)
+    offset, told = 0, False
+    while api.state(run).status.is_live and not told:
+        events, offset = api.events_since(run, offset)
+        told = any(isinstance(e, ev.TrialEnded) and e.what.startswith(host) for e in events)
+        time.sleep(0.1)
+
+
 def absent_from(testbed: Testbed) -> list[str]:
     """The hosts that are down."""
     return [host.name for host in testbed.hosts() if not host.running]
@@ -270,10 +292,10 @@ def hosts() -> list[dict[str, Any]]:
             faults: list[Fault] = []
             for number in range(HOSTS):
                 host, part = f"h{number + 1}", HOST_KILLS // HOSTS
-                faults.append((number * part + 5, lambda host=host: testbed.crash(host)))
-                faults.append(((number + 1) * part, lambda host=host: testbed.boot(host)))
+                faults.append((number * part + 5, partial(crash_at_work, testbed, host, run)))
+                faults.append(((number + 1) * part, partial(testbed.boot, host)))
             done = disturb(run, HOST_KILLS, HOST_ENGINE_KILLS, dice, LIMIT_S, faults,
-                           lambda: absent_from(testbed))  # fmt: skip
+                           lambda: absent_from(testbed), pause_s=1.0)  # fmt: skip
             broken = verdict(run, HOST_TRIALS, fake_program.auc)
         what = f"kill -9 survived by a search on {HOSTS} hosts, each of which crashes once"
         return [_row(what, run, done, HOST_KILLS, broken, HOST_SLOTS)]

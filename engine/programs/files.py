@@ -66,7 +66,8 @@ def keep(known: Known, place: Path) -> Path:
 
 def absolute_paths(known: Known) -> list[str]:
     """Places of this machine that the program's file names, in the order of the file."""
-    return [word for word in _paths(known) if word.startswith("/") and os.path.exists(word)]
+    named = (word for word in _paths(known) if word.startswith("/") and os.path.exists(word))
+    return list(dict.fromkeys(named))
 
 
 def _relative_problems(known: Known) -> Iterator[str]:

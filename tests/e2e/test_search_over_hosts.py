@@ -1,4 +1,4 @@
-"""Searches on real SSH hosts: a user's program goes there whole, and a host that crashes loses nothing.
+"""Searches on real SSH hosts: a program of the user's goes there whole; a crash loses no trial.
 
 The hosts get no environment, so each run makes them ready by itself.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -121,17 +122,20 @@ def test_a_place_that_a_host_does_not_have_is_refused(lab: Testbed, bare_home: H
 def test_a_host_crashes_among_kills_and_no_trial_is_lost_or_doubled(
     lab: Testbed, bare_home: Home
 ) -> None:
-    run = search_faults.start_on_hosts(bare_home.path, "lab", 30, 6, pause_s=0.2)
-    faults: list[search_faults.Fault] = [(4, lambda: lab.crash("h2"))]
+    run = search_faults.start_on_hosts(bare_home.path, "lab", 24, 6, pause_s=0.15)
+    faults = [(4, partial(search_faults.crash_at_work, lab, "h2", run))]
     done = search_faults.disturb(
-        run, 12, 2, random.Random(20261126), 150, faults, lambda: search_faults.absent_from(lab)
-    )
-    assert search_faults.verdict(run, 30, fake_program.auc) == []
+        run, 12, 2, random.Random(20261126), 150, faults, lambda: search_faults.absent_from(lab),
+        pause_s=1.0,
+    )  # fmt: skip
+    assert search_faults.verdict(run, 24, fake_program.auc) == []
     assert (done.count, done.roles["runner"], done.resumes) == (12, 2, 2)
     state = api.state(run)
     assert state.status is RunStatus.DONE
     assert {trial.state for trial in state.trials.values()} == {TrialState.FINISHED}
     assert {"h1", "h3"} <= {trial.host for trial in state.trials.values()}
     ends = [e for e in api.events_since(run, 0)[0] if isinstance(e, ev.TrialEnded)]
-    assert any("h2" in end.what for end in ends if end.state == TrialState.INTERRUPTED)
+    lost = [end for end in ends if end.what.startswith("h2 was lost")]
+    assert lost and {end.state for end in lost} == {TrialState.INTERRUPTED}
+    assert {end.failure for end in lost} == {""}
     wait_until_nothing_is_left(run)
