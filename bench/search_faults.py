@@ -268,11 +268,13 @@ def crash_at_work(testbed: Testbed, host: str, run: str) -> None:
         if any("models.program" in process.command for process in testbed.processes(host)):
             break
         time.sleep(0.05)
+    offset = api.events_since(run, 0)[1]
     testbed.crash(host)
-    offset, told = 0, False
+    told = False
     while api.state(run).status.is_live and not told:
         events, offset = api.events_since(run, offset)
-        told = any(isinstance(e, ev.TrialEnded) and e.what.startswith(host) for e in events)
+        ends = [event for event in events if isinstance(event, ev.TrialEnded)]
+        told = any(end.what.startswith(f"{host} was lost") for end in ends)
         time.sleep(0.1)
 
 
