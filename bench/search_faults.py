@@ -273,8 +273,7 @@ def crash_at_work(testbed: Testbed, host: str, run: str) -> None:
     told = False
     while api.state(run).status.is_live and not told:
         events, offset = api.events_since(run, offset)
-        ends = [event for event in events if isinstance(event, ev.TrialEnded)]
-        told = any(end.what.startswith(f"{host} was lost") for end in ends)
+        told = any(isinstance(e, ev.TrialEnded) and e.what.startswith(host) for e in events)
         time.sleep(0.1)
 
 

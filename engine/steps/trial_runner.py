@@ -277,14 +277,19 @@ class TrialRunner:
         run(["mkdir", "-p", str(files.checkpoints)])
         site.transport.put(files.spec, spec)
         argv = [spec if word == str(files.spec) else word for word in launch.argv]
+        lost = False
         try:
             yield replace(launch, argv=argv)
+        except HostLost:  # each further question would wait for its time-out, and the trial with it
+            lost = True
+            raise
         finally:
-            with contextlib.suppress(HostProblem, OSError):  # it may be lost, with all it had
-                if files.result() is None:
-                    source = PurePosixPath(files.checkpoints)
-                    folders.fetch_whole([site], source, files.home.checkpoints)
-                run(["rm", "-rf", str(files.there)])
+            if not lost:
+                with contextlib.suppress(HostProblem, OSError):
+                    if files.result() is None:
+                        source = PurePosixPath(files.checkpoints)
+                        folders.fetch_whole([site], source, files.home.checkpoints)
+                    run(["rm", "-rf", str(files.there)])
 
     def _fetch(self, files: LeaseFiles, site: Site) -> None:
         """Bring home what a lease has finished with, the outcome last."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from functools import partial
+import time
 from pathlib import Path
 
 import pytest
@@ -123,10 +123,15 @@ def test_a_host_crashes_among_kills_and_no_trial_is_lost_or_doubled(
     lab: Testbed, bare_home: Home
 ) -> None:
     run = search_faults.start_on_hosts(bare_home.path, "lab", 24, 6, pause_s=0.15)
-    faults = [(4, partial(search_faults.crash_at_work, lab, "h2", run))]
+    struck: list[float] = []
+
+    def crash() -> None:
+        struck.append(time.time())
+        search_faults.crash_at_work(lab, "h2", run)
+
     done = search_faults.disturb(
-        run, 12, 2, random.Random(20261126), 150, faults, lambda: search_faults.absent_from(lab),
-        pause_s=1.0,
+        run, 12, 2, random.Random(20261126), 150, [(4, crash)],
+        lambda: search_faults.absent_from(lab), pause_s=1.0,
     )  # fmt: skip
     assert search_faults.verdict(run, 24, fake_program.auc) == []
     assert (done.count, done.roles["runner"], done.resumes) == (12, 2, 2)
@@ -135,7 +140,7 @@ def test_a_host_crashes_among_kills_and_no_trial_is_lost_or_doubled(
     assert {trial.state for trial in state.trials.values()} == {TrialState.FINISHED}
     assert {"h1", "h3"} <= {trial.host for trial in state.trials.values()}
     ends = [e for e in api.events_since(run, 0)[0] if isinstance(e, ev.TrialEnded)]
-    lost = [end for end in ends if end.what.startswith("h2 was lost")]
+    lost = [end for end in ends if end.t > struck[0] and end.what.startswith("h2")]
     assert lost and {end.state for end in lost} == {TrialState.INTERRUPTED}
     assert {end.failure for end in lost} == {""}
     wait_until_nothing_is_left(run)
