@@ -24,6 +24,8 @@ from tests.testbed import Testbeds
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
+UP_LIMIT_S = 240.0  # for a run that makes the hosts ready first
+
 MAIN = """
 import argparse, json, os
 from weights import weight
@@ -78,7 +80,7 @@ def test_a_program_with_files_and_data_is_searched_on_hosts(lab: Testbed, bare_h
     }  # fmt: skip
     (home.path / "scores.yaml").write_text(yaml.safe_dump(recipe))
     assert home.aiok("register", "mine/program.yaml").returncode == 0
-    done = home.aiok("run", "scores.yaml")
+    done = home.aiok("run", "scores.yaml", timeout_s=UP_LIMIT_S)
     assert done.returncode == 0, done.stderr
     state = home.state("scores-1")
     found = {int(t.assignment["x"]): t.values["score"] for t in state.trials.values()}
@@ -109,7 +111,7 @@ def test_a_place_that_a_host_does_not_have_is_refused(lab: Testbed, bare_home: H
     recipe = {"model": {"name": "scored"}, "cluster": "lab", "search": {"optimizer": "grid"}}
     (home.path / "scores.yaml").write_text(yaml.safe_dump(recipe))
     assert home.aiok("register", "mine/program.yaml").returncode == 0
-    done = home.aiok("run", "scores.yaml")
+    done = home.aiok("run", "scores.yaml", timeout_s=UP_LIMIT_S)
     assert done.returncode == 3
     for host in ("h1", "h2", "h3"):
         assert f"{host}: there is no {rows}, which {home.path}/mine/program.yaml" in done.stderr
@@ -122,7 +124,7 @@ def test_a_place_that_a_host_does_not_have_is_refused(lab: Testbed, bare_home: H
 def test_a_host_crashes_among_kills_and_no_trial_is_lost_or_doubled(
     lab: Testbed, bare_home: Home
 ) -> None:
-    run = search_faults.start_on_hosts(bare_home.path, "lab", 24, 6, pause_s=0.15)
+    run = search_faults.start_on_hosts(bare_home.path, "lab", 20, 6, pause_s=0.15)
     struck: list[float] = []
 
     def crash() -> None:
@@ -130,10 +132,10 @@ def test_a_host_crashes_among_kills_and_no_trial_is_lost_or_doubled(
         search_faults.crash_at_work(lab, "h2", run)
 
     done = search_faults.disturb(
-        run, 12, 2, random.Random(20261126), 150, [(4, crash)],
+        run, 12, 2, random.Random(20261126), 250, [(4, crash)],
         lambda: search_faults.absent_from(lab), pause_s=1.0,
     )  # fmt: skip
-    assert search_faults.verdict(run, 24, fake_program.auc) == []
+    assert search_faults.verdict(run, 20, fake_program.auc) == []
     assert (done.count, done.roles["runner"], done.resumes) == (12, 2, 2)
     state = api.state(run)
     assert state.status is RunStatus.DONE
