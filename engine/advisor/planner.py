@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from engine import catalog, facts
@@ -15,6 +15,7 @@ from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
 from engine.advisor.search_budget import count_trials, search_estimate, search_part
 from engine.plan import Estimate, Plan, Step, identify
+from engine.programs import files as program_files
 from engine.programs import registry
 from hosts.inventory import LOCAL
 from models.api import ModelSpec
@@ -140,13 +141,21 @@ def _training(
     added to `own`."""
     recipe = job.recipe
     title = f"{spec.title} ({recipe.model.profile})"
-    where = f" on {', '.join(host.name for host in job.cluster)}" if job.cluster else ""
     if recipe.search is not None:
         own["search"] = search_part(values)
-        return "search", f"search {title}: {_trials(job, spec, values)}{where}", recipe.cluster
+        return (
+            "search",
+            f"search {title}: {_trials(job, spec, values)}{_where(job)}",
+            recipe.cluster,
+        )
     ranks = own["ranks"] = values["train.ranks"]
-    title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}{where}"
+    title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}{_where(job)}"
     return "train", title, recipe.cluster
+
+
+def _where(job: Job) -> str:
+    """The hosts, as the end of a title; "" for this machine."""
+    return f" on {', '.join(host.name for host in job.cluster)}" if job.cluster else ""
 
 
 def _trials(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> str:
@@ -175,12 +184,15 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
         "goal": {"metric": recipe.goal.metric},
     }  # fmt: skip
     beside = facts.any_files(known.folder) if known.folder.is_dir() else []
+    sent_gib = program_files.check(known, job.data_path) if job.cluster else 0.0
+    sent_gib *= 1 if job.shared else len(job.cluster)
     return Step(
         id="search", kind="search", worker="train", settings=own,
-        title=f"search {spec.title}: {_trials(job, spec, values)}",
+        title=f"search {spec.title}: {_trials(job, spec, values)}{_where(job)}",
+        host=recipe.cluster,
         identity=identify("search", spec.workers["train"], "", spec, own,
                           [f"{f.path}:{f.size}:{f.mtime_ns}" for f in (*beside, *job.files)]),
-        estimate=search_estimate(job, spec, values),
+        estimate=replace(search_estimate(job, spec, values), network_gib=round(sent_gib, 4)),
     )  # fmt: skip
 
 

@@ -385,8 +385,9 @@ class Search:
         place.rests_until = time.monotonic() + REST_S * place.losses
         if place.losses >= MOST_LOSSES:
             self._places.remove(place)
-            text = f"{place.slot.host} takes no more trials: {outcome.what}"
-            self._tell(ev.Noted, text=text, level="warning")
+            if not any(other.slot.host == place.slot.host for other in self._places):
+                text = f"{place.slot.host} takes no more trials: {outcome.what}"
+                self._tell(ev.Noted, text=text, level="warning")
         if not self._places:
             self._problem = HostLost(
                 "no host is left for the trials of the search", why=outcome.what,

@@ -24,6 +24,7 @@ from engine.hpo.study import Study
 from engine.hpo.trials import Trial
 from engine.hpo.warm import earlier
 from engine.plan import Step
+from engine.recovery import with_policy
 from engine.state import fold
 from engine.steps import over_hosts
 from engine.steps.context import TRIALS, Context
@@ -38,17 +39,25 @@ OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
 
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
-    """Search from where the run's events stand; the result of the best trial, and which it is."""
+    """Search from where the run's events stand; the result of the best trial, and which it is.
+
+    A host that is lost costs what ran there: the others go on. The fault policy decides when none
+    is left, and when one does not answer at the beginning.
+    """
     planned = planned_search(context.plan)
     assert planned is not None  # or it had no such step
     part, study = planned
-    sites = _connect(context, step)
-    try:
-        return _search(context, step, part, study, sites, output)
-    finally:
-        if context.site not in sites:
-            context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
-            clusters.leave(sites)
+
+    def attempt() -> dict[str, Any]:
+        sites = _connect(context, step)
+        try:
+            return _search(context, step, part, study, sites, output)
+        finally:
+            if context.site not in sites:
+                context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
+                clusters.leave(sites)
+
+    return with_policy(context, step, attempt)
 
 
 def _search(
@@ -64,6 +73,8 @@ def _search(
     kind = TrialProgram if "program" in step.settings else TrialTraining
     busiest = max(Counter(slot.host for slot in slots).values())
     work: TrialWork = kind(context, step, busiest)
+    if step.host != LOCAL:
+        work.send(sites)
     names = [objective.name for objective in study.objectives]
     runner = TrialRunner(context, step, work, {site.name: site for site in sites}, names)
     optimizer = optimizers.make(part.optimizer, study)
@@ -88,14 +99,12 @@ def _search(
 
 
 def _connect(context: Context, step: Step) -> list[Site]:
-    """The hosts of the run's cluster, the data on each; this machine where the step is here."""
+    """The hosts of the run's cluster; this machine where the step is here."""
     if step.host == LOCAL:
         return [context.site]
     sites = over_hosts.connect(context)
     try:
         over_hosts.at_each(sites, lambda site: over_hosts.clear_jobs(context, site))
-        if context.plan.of_kind("etl"):  # a program reads its own
-            over_hosts.send_data(context, step, sites)
     except BaseException:
         clusters.leave(sites)
         raise

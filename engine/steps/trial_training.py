@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.environments import lock_of
@@ -23,6 +23,10 @@ class TrialTraining:
     def __init__(self, context: Context, step: Step, slots: int) -> None:
         """`slots`: trials at a time on a host."""
         self._context, self._step, self._slots = context, step, slots
+
+    def send(self, sites: Sequence[Site]) -> None:
+        """The training data."""
+        over_hosts.send_data(self._context, self._step, sites)
 
     def launch(self, lease: Lease, files: LeaseFiles, job: str, site: Site) -> Launch:
         """The worker as spec.json and argv; alone, so without mpirun."""
