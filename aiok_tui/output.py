@@ -316,7 +316,8 @@ def headline(step: StepState) -> str:
             f"{found['best']['valid']['auc']:.4f}, {found['stop_reason']}"
         ),
         "search": lambda: (
-            f"{sum(found['trials'].values())} trials, the best is {found['trial']}: "
+            f"{sum(n for state, n in found['trials'].items() if state != 'repeated')} trials, "
+            f"the best is {found['trial']}: "
             + ", ".join(f"{name} {value:.6g}" for name, value in found["values"].items())
         ),
         "evaluate": lambda: (

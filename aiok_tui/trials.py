@@ -23,6 +23,7 @@ def show(run: str, as_json: bool, as_csv: bool) -> None:
         for row, trial in zip(rows, results.trials, strict=True):
             print_json({**row, "assignment": dict(trial.assignment), "values": trial.values,
                         "cores": list(trial.cores), "tries": trial.tries,
+                        "as_trial": trial.as_trial,
                         "started": trial.started, "ended": trial.ended})  # fmt: skip
     elif as_csv:
         names = [*rows[0]] if rows else ["trial"]

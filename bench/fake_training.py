@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from models.worker import StopFlag, run
 STEPS = 10
 
 
-def auc(settings: dict[str, Any]) -> float:
+def auc(settings: Mapping[str, Any]) -> float:
     """What a trial comes to: the model's learning rate and table width decide."""
     rate, width = float(settings["learning_rate"]), int(settings["embedding_size"])
     return round(0.9 - abs(rate - 0.03) - width / 10_000, 9)

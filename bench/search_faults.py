@@ -3,6 +3,9 @@
 32 trials at a time of a training that only sleeps (bench/fake_training.py), under the real engine
 and agents, in a home of its own. At random moments a random process of the run is killed; when it
 was the run process, the run is resumed. Then the journal is judged, line by line.
+
+`hosts`: the same on hosts of the testbed (root), with a user's program (bench/fake_program.py), and
+hosts that crash and come back beside it.
 """
 
 from __future__ import annotations
@@ -17,18 +20,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import fake_training
+import yaml
+
+from bench import fake_program, fake_training
+from bench.sandbox import Sandbox
 from engine import api
 from engine import events as ev
 from engine.environments import environment_folder
 from engine.hpo.trials import TrialState
 from engine.plan import FILES, RESULT, Plan, PlannedValue, Step
 from engine.processes import processes_of
+from engine.programs import registry
 from engine.state import RunStatus
 from engine.store import (
     EventLog,
@@ -42,6 +50,7 @@ from engine.store import (
 )
 from hosts.local import LocalTransport
 from hosts.probe import probe
+from hosts.testbed import Testbed
 from models import catalog
 from models.settings import resolve
 
@@ -49,6 +58,11 @@ ENVIRONMENTS = ("app",)
 ROOT = Path(__file__).resolve().parents[1]
 KILLS, ENGINE_KILLS, TRIALS, SLOTS, SEED = 500, 25, 400, 32, 20261125
 LIMIT_S, BURST = 1500.0, 4
+HOSTS, NET, PREFIX = 3, "10.201.9", "aioksf"
+HOST_KILLS, HOST_ENGINE_KILLS, HOST_TRIALS, HOST_SLOTS = 120, 8, 150, 6
+LEDGER = Path("etl-fake", "ended")  # in the cache: what the fake training brought to its end
+Fault = tuple[int, Callable[[], object]]
+"""What happens beside the kills, after so many of them."""
 SPACE = [
     {"name": "learning_rate", "type": "double", "bounds": {"min": 1e-3, "max": 0.1},
      "transformation": "log"},
@@ -129,20 +143,26 @@ class Kills:
         return sum(self.roles.values())
 
 
-def disturb(run: str, kills: int, engine_kills: int, dice: random.Random, limit_s: float) -> Kills:
-    """Start a run and kill its processes at random moments until it has ended by itself."""
+def disturb(
+    run: str, kills: int, engine_kills: int, dice: random.Random, limit_s: float,
+    faults: Sequence[Fault] = (), absent: Callable[[], Sequence[str]] = list, pause_s: float = 0.1,
+) -> Kills:  # fmt: skip
+    """Kill processes of a started run at random moments until it has ended by itself; `faults`
+    happen beside that, `absent` tells the hosts that are down then. Kills are at most `pause_s`
+    apart."""
     done = Kills(engine_at=set(dice.sample(range(2, kills), engine_kills)))
-    end, lock = time.monotonic() + limit_s, open_run_folder(run).lock
-    api.resume(run)
+    end, lock, due = time.monotonic() + limit_s, open_run_folder(run).lock, list(faults)
     while time.monotonic() < end:
         if not is_locked(lock):
             if api.state(run).status in (RunStatus.DONE, RunStatus.FAILED):
                 return done
             done.resumes += 1
-            api.resume(run)
+            api.resume(run, without=absent(), all_hosts=True)
+        elif due and done.count >= due[0][0]:
+            due.pop(0)[1]()
         elif done.count < kills:
             _kill_some(run, done, kills, dice)
-        time.sleep(dice.uniform(0.0, 0.1))
+        time.sleep(dice.uniform(0.0, pause_s))
     raise TimeoutError(f"{run} has not ended after {limit_s:g} s; killed: {done.roles}")
 
 
@@ -152,7 +172,8 @@ def _kill_some(run: str, done: Kills, most: int, dice: random.Random) -> None:
     others = [process for process in candidates if process.role != "runner"]
     if done.count in done.engine_at:
         engine = [process for process in candidates if process.role == "runner"]
-        victims = engine if any(process.role == "rank" for process in others) else []
+        at_work = any(process.role in ("rank", "worker") for process in others)
+        victims = engine if at_work else []
     else:
         until = min((n for n in done.engine_at if n > done.count), default=most) - done.count
         victims = dice.sample(others, min(len(others), until, dice.randint(1, BURST)))
@@ -162,13 +183,10 @@ def _kill_some(run: str, done: Kills, most: int, dice: random.Random) -> None:
             done.roles[victim.role] += 1
 
 
-def verdict(run: str, trials: int) -> list[str]:
-    """Everything that was promised and is not so, [] when all of it is."""
-    state = api.state(run)
-    events, _ = api.events_since(run, 0)
-    broken = [] if state.status is RunStatus.DONE else [f"the run is {state.status}"]
+def _broken_leases(events: Sequence[ev.Event], trials: int) -> list[str]:
+    """What the journal says of leases and ends that must not be."""
+    broken, tokens = [], []
     ends: dict[int, list[str]] = {}
-    tokens: list[int] = []
     for event in events:
         if isinstance(event, ev.TrialStarted):
             tokens.append(event.token)
@@ -181,9 +199,21 @@ def verdict(run: str, trials: int) -> list[str]:
     broken += [f"trial {n} ended {len(e)} times" for n, e in ends.items() if len(e) != 1]
     if tokens != sorted(set(tokens)):
         broken.append("a token did not rise")
+    return broken
+
+
+def verdict(
+    run: str, trials: int, auc: Callable[[Mapping[str, Any]], float] = fake_training.auc
+) -> list[str]:
+    """Everything that was promised and is not so, [] when all of it is; `auc`: what a trial should
+    have come to."""
+    state = api.state(run)
+    events, _ = api.events_since(run, 0)
+    broken = [] if state.status is RunStatus.DONE else [f"the run is {state.status}"]
+    broken += _broken_leases(events, trials)
     finished = [t for t in state.trials.values() if t.state is TrialState.FINISHED]
     for trial in finished:
-        if trial.values != {"auc": fake_training.auc(dict(trial.assignment))}:
+        if trial.values != {"auc": auc(trial.assignment)}:
             broken.append(f"trial {trial.number} has the values of another one")
     best = max((t.values["auc"] for t in finished), default=None)
     result = state.result("search")
@@ -193,8 +223,9 @@ def verdict(run: str, trials: int) -> list[str]:
         output = json.loads((open_run_folder(run).artifacts("search") / "model.json").read_text())
         if output["auc"] != best:
             broken.append("the output is not that of the best trial")
-    ledger = (cache_folder() / "etl-fake" / "ended").read_text().split()
-    broken += [f"{name} was run to its end twice" for name, n in Counter(ledger).items() if n > 1]
+    if (ledger := cache_folder() / LEDGER).exists():
+        counts = Counter(ledger.read_text().split())
+        broken += [f"{name} was run to its end twice" for name, n in counts.items() if n > 1]
     end = time.monotonic() + 20
     while (left := processes_of(run)) and time.monotonic() < end:
         time.sleep(0.1)
@@ -207,15 +238,81 @@ def measure() -> list[dict[str, Any]]:
     dice = random.Random(SEED)
     with tempfile.TemporaryDirectory(prefix="aiok-search-") as place, fake_home(Path(place)):
         run = new_run(TRIALS, SLOTS, pause_s=0.3, retries=5)
+        api.resume(run.id)
         done = disturb(run.id, KILLS, ENGINE_KILLS, dice, LIMIT_S)
         broken = verdict(run.id, TRIALS)
-        states = Counter(str(trial.state) for trial in api.state(run.id).trials.values())
-    data = f"{TRIALS} trials that sleep, {SLOTS} at a time, seed {SEED}; killed: " + ", ".join(
+        return [_row("kill -9 survived by a search", run.id, done, KILLS, broken, SLOTS)]
+
+
+def start_on_hosts(
+    place: Path, cluster: str, trials: int, slots: int, pause_s: float, grace_s: float = 8.0
+) -> str:
+    """A started run whose trials count (bench/fake_program.py) on the hosts of a cluster."""
+    folder = make_folder(place / fake_program.NAME)
+    shutil.copy(fake_program.__file__, folder)
+    file = {**fake_program.FILE, "env": {"PAUSE_S": str(pause_s)}}
+    (folder / "program.yaml").write_text(yaml.safe_dump(file), encoding="utf-8")
+    registry.register(folder / "program.yaml")
+    search = {"optimizer": "random", "pruner": "none", "trials": trials, "parallel": slots,
+              "retries": 5}  # fmt: skip
+    faults = {"policy": "shrink", "grace_s": grace_s}
+    recipe = {"model": {"name": fake_program.NAME}, "cluster": cluster, "search": search,
+              "faults": faults}  # fmt: skip
+    (place / "counted.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return api.start(str(place / "counted.yaml"))
+
+
+def crash_at_work(testbed: Testbed, host: str, run: str) -> None:
+    """Crash a host as soon as a trial runs there, and wait until the run has told of the loss."""
+    while api.state(run).status.is_live:
+        if any("models.program" in process.command for process in testbed.processes(host)):
+            break
+        time.sleep(0.05)
+    offset = api.events_since(run, 0)[1]
+    testbed.crash(host)
+    told = False
+    while api.state(run).status.is_live and not told:
+        events, offset = api.events_since(run, offset)
+        told = any(isinstance(e, ev.TrialEnded) and e.what.startswith(host) for e in events)
+        time.sleep(0.1)
+
+
+def absent_from(testbed: Testbed) -> list[str]:
+    """The hosts that are down."""
+    return [host.name for host in testbed.hosts() if not host.running]
+
+
+def hosts() -> list[dict[str, Any]]:
+    """120 kills, 8 of them of the engine, while each of three hosts crashes and comes back."""
+    dice = random.Random(SEED)
+    with tempfile.TemporaryDirectory(prefix="aiok-search-") as name:
+        place = Path(name)
+        os.environ["AIOK_HOME"] = str(place)
+        with Sandbox(place, HOSTS, NET, PREFIX) as testbed:
+            run = start_on_hosts(place, "lab", HOST_TRIALS, HOST_SLOTS, pause_s=0.2)
+            faults: list[Fault] = []
+            for number in range(HOSTS):
+                host, part = f"h{number + 1}", HOST_KILLS // HOSTS
+                faults.append((number * part + 5, partial(crash_at_work, testbed, host, run)))
+                faults.append(((number + 1) * part, partial(testbed.boot, host)))
+            done = disturb(run, HOST_KILLS, HOST_ENGINE_KILLS, dice, LIMIT_S, faults,
+                           lambda: absent_from(testbed), pause_s=1.0)  # fmt: skip
+            broken = verdict(run, HOST_TRIALS, fake_program.auc)
+        what = f"kill -9 survived by a search on {HOSTS} hosts, each of which crashes once"
+        return [_row(what, run, done, HOST_KILLS, broken, HOST_SLOTS)]
+
+
+def _row(
+    name: str, run: str, done: Kills, kills: int, broken: Sequence[str], slots: int
+) -> dict[str, Any]:
+    trials = api.state(run).trials
+    states = Counter(str(trial.state) for trial in trials.values())
+    data = f"{len(trials)} trials that sleep, {slots} at a time, seed {SEED}; killed: " + ", ".join(
         f"{count} {role}" for role, count in sorted(done.roles.items())
     )
-    note = "; ".join([", ".join(f"{n} {name}" for name, n in states.items()), *broken])
-    return [
-        {"name": "kill -9 survived by a search", "value": done.count, "unit": f"of {KILLS}",
-         "goal": f"{KILLS}; every trial one end, none lost, none doubled, the best is right",
-         "met": done.count == KILLS and not broken, "data": data, "note": note},
-    ]  # fmt: skip
+    return {
+        "name": name, "value": done.count, "unit": f"of {kills}",
+        "goal": f"{kills}; every trial one end, none lost, none doubled, the best is right",
+        "met": done.count == kills and not broken, "data": data,
+        "note": "; ".join([", ".join(f"{n} {state}" for state, n in states.items()), *broken]),
+    }  # fmt: skip

@@ -38,7 +38,9 @@ from engine.errors import AiokError, EnvironmentProblem, ExitCode, HostError, In
 from engine.host_jobs import Outcome, Progress
 from engine.host_jobs import down as hosts_down
 from engine.host_jobs import remove as remove_host
+from engine.hpo import warm
 from engine.hpo.results import of_run as trials
+from engine.hpo.results import planned_search
 from engine.monitor import Monitor
 from engine.new_host import add as add_host
 from engine.new_host import command_line as host_line
@@ -190,7 +192,11 @@ def _plan(source: Source, overrides: Sequence[str], verify: bool = False) -> Pla
         has_jdk=wanted.cluster != LOCAL and java.find_jdk() is not None,
         learned=estimates.earlier().learned(),
     )
-    return make_plan(job)
+    made = make_plan(job)
+    if (planned := planned_search(made)) is not None:
+        part, study = planned
+        warm.earlier(part.warm, study)  # who could not be learned from is told before the run is
+    return made
 
 
 def cluster_hosts(name: str) -> tuple[ClusterHost, ...]:

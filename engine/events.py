@@ -334,10 +334,14 @@ class TrialMeasured(Event):
     step_count: int
 
 
+NOT_ANOTHER = -1
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialEnded(Event):
     """What became of a lease: `state` is finished, pruned, failed or interrupted. An interrupted
-    trial is run again; with a `failure` that used up one of its retries."""
+    trial is run again; with a `failure` that used up one of its retries. `as_trial`: the finished
+    trial whose values it takes, for it has the same assignment; NOT_ANOTHER: they are its own."""
 
     kind: ClassVar[str] = "trial_ended"
     durable: ClassVar[bool] = True
@@ -349,6 +353,7 @@ class TrialEnded(Event):
     failure: str = ""
     what: str = ""
     seconds: float = 0.0
+    as_trial: int = NOT_ANOTHER
 
     def __post_init__(self) -> None:
         """ValueError for an end that a trial cannot have."""

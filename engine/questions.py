@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import clusters, datasets
+from engine import catalog, clusters, datasets
 from engine.errors import EnvironmentProblem, InputError
-from engine.facts import data_files
+from engine.facts import any_files, data_files
 from engine.recipe import load, put
 from engine.store import safe_name
 from engine.strict_yaml import Source, to_yaml
 from hosts.inventory import LOCAL
-from models import catalog
 from models.api import ModelSpec
 
 STEPS = ("dataset", "model", "cluster", "goal")
@@ -22,7 +22,8 @@ STEPS = ("dataset", "model", "cluster", "goal")
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to ask. `key` is the dotted recipe key, or one of the wizard's own (`name`)."""
+    """One thing to ask. `key` is the dotted recipe key, or one of the wizard's own (`name`,
+    `source`, `search`)."""
 
     key: str
     step: str
@@ -35,12 +36,14 @@ class Question:
 
 def questions(answers: Mapping[str, str]) -> list[Question]:
     """The questions to show, given the answers so far."""
-    return [*_dataset(answers), *_model(answers), *_cluster(), *_goal(answers)]
+    return [*_dataset(answers), *_model(answers), *_cluster(answers), *_goal(answers)]
 
 
 def _dataset(answers: Mapping[str, str]) -> list[Question]:
     registered = [entry for entry in datasets.listing() if not entry.trouble]
-    sources = [("generate", "make data with a known signal"), ("path", "my own files")]
+    is_program = _is_program(answers)
+    made = "none: the program reads its own" if is_program else "make data with a known signal"
+    sources = [("generate", made), ("path", "my own files")]
     if registered:
         sources.append(("name", "a registered data set"))
     found = [
@@ -48,6 +51,8 @@ def _dataset(answers: Mapping[str, str]) -> list[Question]:
                  tuple(sources), "generate"),
     ]  # fmt: skip
     source = answers.get("source", "generate")
+    if source == "generate" and is_program:
+        return found
     if source == "generate":
         found += [
             Question("dataset.generate.rows", "dataset", "Rows", "how many rows to make", "int",
@@ -70,11 +75,13 @@ def _dataset(answers: Mapping[str, str]) -> list[Question]:
 def _own_files(answers: Mapping[str, str]) -> list[Question]:
     formats = (("criteo", "Criteo click log (no header, 40 columns)"),
                ("table", "table with column names (CSV, TSV, parquet)"))  # fmt: skip
-    found = [
-        Question("dataset.path", "dataset", "Path", "a file, or a folder of files", "path"),
+    found = [Question("dataset.path", "dataset", "Path", "a file, or a folder of files", "path")]
+    if _is_program(answers):
+        return found
+    found.append(
         Question("dataset.format", "dataset", "Format", "how the rows are written", "choice",
-                 formats, "criteo"),
-    ]  # fmt: skip
+                 formats, "criteo")
+    )  # fmt: skip
     if answers.get("dataset.format") == "table":
         found += [
             Question("dataset.columns.label", "dataset", "Label column", "holds 0 and 1", "text"),
@@ -88,42 +95,73 @@ def _own_files(answers: Mapping[str, str]) -> list[Question]:
     return found
 
 
+def _models() -> tuple[dict[str, ModelSpec], str]:
+    """The built-in models and the programs of the user's by name; what is wrong with one of these.
+
+    A damaged program takes away no more than its choice.
+    """
+    found, trouble = {}, ""
+    for name in catalog.names():
+        try:
+            found[name] = catalog.load(name)
+        except InputError as problem:
+            trouble = f"{problem.what}. {problem.todo}".strip(". ")
+    return found, trouble
+
+
 def _model_spec(answers: Mapping[str, str]) -> ModelSpec:
-    name = answers.get("model.name", catalog.names()[0])
-    return catalog.load(name if name in catalog.names() else catalog.names()[0])
+    """The model that was chosen, as long as there is one that can be read; else the first."""
+    name = answers.get("model.name", "")
+    with contextlib.suppress(InputError):  # what is wrong is told by the question itself
+        if name in catalog.names():
+            return catalog.load(name)
+    return catalog.load(catalog.names()[0])
+
+
+def _is_program(answers: Mapping[str, str]) -> bool:
+    """Whether the model is a program of the user's: it reads, splits and trains by itself."""
+    return catalog.is_program(_model_spec(answers).name)
 
 
 def _model(answers: Mapping[str, str]) -> list[Question]:
-    models = tuple((name, f"{catalog.load(name).title}: {catalog.load(name).summary}")
-                   for name in catalog.names())  # fmt: skip
-    spec = _model_spec(answers)
-    words = {"optimized": "ours: fast, same accuracy", "stock": "the public baseline, as published",
-             "tiny": "trains in seconds, for a first look"}  # fmt: skip
-    profiles = tuple((p, f"{p} ({words[p]})" if p in words else p) for p in spec.profiles)
+    known, trouble = _models()
+    models = tuple((name, f"{spec.title}: {spec.summary}") for name, spec in known.items())
+    words = f"what learns{'; ' if trouble else ''}{trouble}"
     found = [
-        Question("model.name", "model", "Model", "what learns", "choice", models, models[0][0]),
-        Question("model.profile", "model", "Profile", "a set of settings", "choice", profiles,
-                 profiles[0][0]),
+        Question("model.name", "model", "Model", words, "choice", models, models[0][0]),
     ]  # fmt: skip
-    profile = spec.profiles.get(answers.get("model.profile", profiles[0][0]), {})
+    spec = _model_spec(answers)
+    if not catalog.is_program(spec.name):
+        found.append(_profile(spec))
+    profile = spec.profiles.get(answers.get("model.profile", next(iter(spec.profiles))), {})
     shown = [s for s in spec.settings if s.tunable or s.name == "epochs"]
-    found += [
+    return found + [
         Question(
             f"model.settings.{s.name}", "model", s.name.replace("_", " "),
-            f"{s.help} ({s.bounds()}{' ' + s.unit if s.unit else ''})",
+            f"{s.help} ({s.bounds()}{' ' + s.unit if s.unit else ''})".strip(),
             "int" if s.kind == "int" else "float" if s.kind == "float" else "text", (),
             str(profile.get(s.name, s.default)),
         )
         for s in shown
     ]  # fmt: skip
-    return found
 
 
-def _cluster() -> list[Question]:
+def _profile(spec: ModelSpec) -> Question:
+    words = {"optimized": "ours: fast, same accuracy", "stock": "the public baseline, as published",
+             "tiny": "trains in seconds, for a first look"}  # fmt: skip
+    profiles = tuple((p, f"{p} ({words[p]})" if p in words else p) for p in spec.profiles)
+    return Question("model.profile", "model", "Profile", "a set of settings", "choice", profiles,
+                    profiles[0][0])  # fmt: skip
+
+
+def _cluster(answers: Mapping[str, str]) -> list[Question]:
     choices, trouble = _places()
     words = f"where the work runs{'; ' if trouble else ''}{trouble}"
+    found = [Question("cluster", "cluster", "Cluster", words, "choice", choices, LOCAL)]
+    if _is_program(answers):
+        return found
     return [
-        Question("cluster", "cluster", "Cluster", words, "choice", choices, LOCAL),
+        *found,
         Question("train.ranks", "cluster", "Training processes",
                  "auto, or a number (ranks under mpirun)", "text", (), "auto"),
         Question("etl.engine", "cluster", "ETL engine", "what prepares the data", "choice",
@@ -153,20 +191,39 @@ def _places() -> tuple[tuple[tuple[str, str], ...], str]:
 
 
 def _goal(answers: Mapping[str, str]) -> list[Question]:
+    name = Question("name", "goal", "Name", "of the recipe and its runs", "text", (), "my-job")
+    if _is_program(answers):  # its file says what it is judged by
+        return [*_search(answers), name]
     metrics = tuple((m.name, m.help) for m in _model_spec(answers).metrics)
     return [
         Question("goal.metric", "goal", "Metric", "what the model is judged by", "choice", metrics,
                  metrics[0][0]),
         Question("goal.target", "goal", "Target", "end when reached; empty: no target", "float"),
-        Question("goal.minutes", "goal", "Minutes", "end the training after; empty: no limit",
-                 "float"),
-        Question("search.trials", "goal", "Search",
-                 "trainings that try other settings; empty: one training, no search", "int"),
+        Question("goal.minutes", "goal", "Minutes",
+                 "end the training, or the whole search, after; empty: no limit", "float"),
+        *_search(answers),
         Question("split.by", "goal", "Split", "which rows are held out", "choice",
                  (("time", "the last rows"), ("random", "random rows")), "time"),
         Question("split.test", "goal", "Test part", "of all rows", "float", (), "0.1"),
-        Question("name", "goal", "Name", "of the recipe and its runs", "text", (), "my-job"),
+        name,
     ]  # fmt: skip
+
+
+def _search(answers: Mapping[str, str]) -> list[Question]:
+    """Whether to search, and if so, how long."""
+    found = [
+        Question("search", "goal", "Search", "look for better settings", "choice",
+                 (("no", "no: one training, with these settings"),
+                  ("yes", "yes: many trainings, with settings of their own")), "no"),
+    ]  # fmt: skip
+    if answers.get("search") == "yes":
+        found += [
+            Question("search.trials", "goal", "Trainings", "how many; empty: as many as the "
+                     "settings need and the time allows", "int"),
+            Question("search.minutes", "goal", "Search minutes",
+                     "end the whole search after; empty: no limit", "float"),
+        ]  # fmt: skip
+    return found
 
 
 def to_data(answers: Mapping[str, str]) -> dict[str, Any]:
@@ -177,6 +234,10 @@ def to_data(answers: Mapping[str, str]) -> dict[str, Any]:
         needed = question.key in ("cluster", "dataset.generate.rows", "model.name",
                                   "model.profile", "dataset.format")  # fmt: skip
         if question.key in ("source", "name") or not text:
+            continue
+        if question.key == "search":
+            if text == "yes":
+                put(data, "search", {})
             continue
         if text == question.default and not needed:
             continue
@@ -213,7 +274,8 @@ def check_answers(answers: Mapping[str, str]) -> dict[str, str]:
         try:
             if not text:
                 raise InputError("a path is needed")
-            data_files(Path(text))
+            is_program = _is_program(answers)
+            any_files(Path(text)) if is_program else data_files(Path(text))
         except InputError as error:
             problems["dataset.path"] = f"{error.what}. {error.todo}".strip(". ")
     try:

@@ -301,13 +301,13 @@ def _said_by_program(data: dict[str, Any]) -> dict[str, str]:
     if not catalog.is_program(name):
         return {}
     program = registry.get(name).program
-    search = data.get("search")
-    if search is None:
-        search = {"trials": 1}
+    search = {} if data.get("search") is None else data["search"]
     if not isinstance(search, Mapping):
         return {}
-    said = {"model.profile": PROFILE, "goal.metric": program.asked_for()}
+    said: dict[str, Any] = {"model.profile": PROFILE, "goal.metric": program.asked_for()}
     said |= {f"search.{key}": value for key, value in search_part(program).items()}
+    if data.get("search") is None:
+        said["search.trials"] = 1
     data["search"] = dict(search)
     added = {key: value for key, value in said.items() if not _holds(data, key)}
     for key, value in added.items():

@@ -386,8 +386,8 @@ def _(event: ev.TrialStarted, state: RunState) -> None:
 def _leased(event: ev.TrialMeasured | ev.TrialEnded, state: RunState) -> Trial | None:
     """The trial, if it waits for this word: None for a word of an earlier lease, or a second end.
 
-    One that was never leased (token 0) may end, too: its values come from an earlier study. So may
-    one that waits to be run again, when the search is over before.
+    One that was never leased (token 0) may end, too: its values come from an earlier study, or from
+    another trial. So may one that waits to be run again, when the search is over before.
     """
     trial = state.trials.get(event.trial)
     if trial is None or event.token != trial.token:
@@ -396,7 +396,7 @@ def _leased(event: ev.TrialMeasured | ev.TrialEnded, state: RunState) -> Trial |
     given_up = (
         trial.state is TrialState.INTERRUPTED
         and isinstance(event, ev.TrialEnded)
-        and event.state == TrialState.PRUNED
+        and (event.state == TrialState.PRUNED or event.as_trial != ev.NOT_ANOTHER)
     )
     return trial if trial.state is TrialState.RUNNING or never_begun or given_up else None
 
@@ -423,6 +423,7 @@ def _(event: ev.TrialEnded, state: RunState) -> None:
     trial.values = _numbers(event.values)
     trial.failure = Failure(event.failure) if event.failure else None
     trial.what = event.what
+    trial.as_trial = event.as_trial if event.as_trial != ev.NOT_ANOTHER else None
     if trial.failure and not trial.state.is_over:
         trial.retries += 1
 

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from engine.errors import (
@@ -75,6 +75,18 @@ class Launch:
     def place_of(self, rank: int, head: str) -> str:
         """Rank and host, as people read it."""
         return f"rank {rank} on {self.hosts[rank] if self.hosts else head}"
+
+
+def worker_environment(code: PurePath) -> dict[str, str]:
+    """What every worker is started with; `code` is the folder of the workers' code on its host.
+
+    No .pyc is written into that shared folder, and output is seen when it is said. OpenMP's threads
+    sleep when they have nothing to do: cores are shared by ranks, or by trials.
+    """
+    return {
+        "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+        "KMP_BLOCKTIME": "1",
+    }  # fmt: skip
 
 
 class Listener:

@@ -199,7 +199,7 @@ def _items(site: Site, wanted: Wanted) -> list[dict[str, Any]]:
     user_home = site.transport.run(["/bin/sh", "-c", 'printf %s "$HOME"']).stdout
     return [
         {"kind": "folder", "path": str(ssh), "mode": 0o700},
-        *(_tree(site.home / name) for name in ("jobs", "cache", "checkpoints")),
+        *(_tree(site.home / name) for name in ("jobs", "cache", "checkpoints", "work")),
         file("id_ed25519", wanted.private_key, 0o600),
         file("known_hosts", _known_hosts(wanted.members), 0o600),
         file("config", _config(site, wanted.members), 0o600),

@@ -119,6 +119,15 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def digest_of(folder: Path) -> str:
+    """sha256 over the names, contents and executable bits of all files below a folder here."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        line = [str(path.relative_to(folder)), os.access(path, os.X_OK), sha256_of(path)]
+        digest.update(json.dumps(line).encode())
+    return digest.hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """Of the content of a file here, in hex."""
     with path.open("rb") as file:

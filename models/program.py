@@ -32,7 +32,8 @@ from models.worker import InputProblem, StopFlag, Stopped, WorkFailed, run
 TICK_S, WATCH_S = 0.1, 0.5
 OUTLIVES_S = 1.0  # that a child may end after the program
 MOST_POINTS = 10_000  # of the streamed metrics, together
-OURS = (FOLDER_VARIABLE, "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # not for the program to see
+# Not for the program to see: how its worker is started
+OURS = (FOLDER_VARIABLE, "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "KMP_BLOCKTIME")
 REFUSES = 2  # the exit code of a program that does not like its arguments, as argparse has it
 MORE_DISK = "free disk space, or raise resources.disk_gb of the program's file"
 NO_ROOM = re.compile(r"File too large|No space left on device|File size limit exceeded")

@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from engine import catalog
-from engine.advisor import model_settings
+from engine.advisor import model_settings, search_budget
 from engine.advisor.estimate import training_s
 from engine.advisor.etl_place import etl_values
 from engine.advisor.job import Job
 from engine.advisor.layout import MANY_CORES, one_host_ranks
 from engine.plan import PlannedValue
-from engine.programs import registry
 from engine.recipe import Value, flatten
 from models.api import ModelSpec
 from models.settings import resolve
@@ -53,7 +52,9 @@ def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
         )
         plain = "-".join(map(str, setting)) if isinstance(setting, tuple) else setting
         found.append(PlannedValue(key=key, value=plain, origin=origin, reason=said.get(name, "")))
-    return found
+    by_key = {value.key: value.value for value in found}
+    late = {value.key: value for value in search_budget.advised(job, spec, by_key)}
+    return [_planned(late[value.key]) if value.key in late else value for value in found]
 
 
 def _planned(value: Value) -> PlannedValue:
@@ -72,28 +73,12 @@ def _reasons(job: Job) -> dict[str, str]:
 
 
 def advise(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str, Value]:
-    """A value for each key of the recipe that the user left open."""
-    parallel = _parallel(job)
+    """A value for each key of the recipe that the user left open; those of a search depend on all
+    others (engine/advisor/search_budget.py)."""
     if catalog.is_program(spec.name):
-        return {parallel.key: parallel} if parallel else {}
-    found = (_ranks(job, spec, settings), parallel, *etl_values(job))
+        return {}
+    found = (_ranks(job, spec, settings), *etl_values(job))
     return {value.key: value for value in found if value}
-
-
-def _parallel(job: Job) -> Value | None:
-    """Trials at a time: each on a core of its own, they compute more than one on all cores."""
-    if job.recipe.search is None or job.recipe.search.parallel != "auto":
-        return None
-    cores, name = job.facts.physical_cores, job.recipe.model.name
-    each = registry.get(name).program.resources.cores if catalog.is_program(name) else 1
-    if job.cluster:
-        shares = ", ".join(f"{host.capacity} on {host.name}" for host in job.cluster)
-        trials = max(1, sum(host.capacity for host in job.cluster) // each)
-        return Value("search.parallel", trials, "advisor", f"what the hosts take: {shares}")
-    if each > 1:
-        reason = f"each trial takes {each} of {cores} cores"
-        return Value("search.parallel", max(1, cores // each), "advisor", reason)
-    return Value("search.parallel", cores, "advisor", f"one trial for each of {cores} cores")
 
 
 def _ranks(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> Value | None:

@@ -226,6 +226,14 @@ def _network_terms(job: Job, spec: ModelSpec, planned: Planned, minutes: float) 
     }
 
 
+def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:
+    """The environment a worker of this job runs in."""
+    if worker == "etl":
+        return "spark" if values["etl.engine"] == "spark" else "etl"
+    environment = spec.workers[worker].environment
+    return str(values["train.environment"]) if environment == "torch" else environment
+
+
 def environments_gib(job: Job, steps: Sequence[Step]) -> float:
     """The wheels that go to hosts of the cluster: what works there and is not there yet."""
     needed = environments_there(job, steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,17 +9,16 @@ from typing import Any
 from engine import catalog, facts
 from engine.advisor.choices import finish
 from engine.advisor.costs import ENVIRONMENT_MINUTES
-from engine.advisor.estimate import environments_gib, estimate
+from engine.advisor.estimate import environment_of, environments_gib, estimate
 from engine.advisor.etl_place import engine_name, place_etl
 from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
-from engine.hpo.schema import Search
+from engine.advisor.search_budget import count_trials, search_estimate, search_part
 from engine.plan import Estimate, Plan, Step, identify
+from engine.programs import files as program_files
 from engine.programs import registry
 from hosts.inventory import LOCAL
 from models.api import ModelSpec
-
-PROGRAM_S, PROGRAM_GIB = 60.0, 0.5  # a trial of a program that says nothing about itself
 
 
 def make_plan(job: Job) -> Plan:
@@ -98,7 +96,9 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
                 identity=identify(
                     kind, spec.workers[worker], environment, spec, own, [*ids, *inputs]
                 ),
-                estimate=_estimate(job, spec, kind, worker, environment, values),
+                estimate=search_estimate(job, spec, values)
+                if kind == "search"
+                else estimate(job, spec, kind, worker, environment, values),
             )
         )
 
@@ -134,29 +134,6 @@ def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:
     return steps
 
 
-def _estimate(
-    job: Job, spec: ModelSpec, kind: str, worker: str, environment: str, values: Mapping[str, Any]
-) -> Estimate:
-    """What a step takes; a search takes what its trainings take, so many at a time. Nobody learns
-    from it what one training takes."""
-    search = job.recipe.search
-    if kind != "search" or search is None:
-        return estimate(job, spec, kind, worker, environment, values)
-    one = estimate(job, spec, "train", worker, environment, {**values, "train.ranks": 1})
-    parallel = int(values["search.parallel"])
-    trials = search.trials or search.patience or parallel
-    minutes = one.minutes * math.ceil(trials / parallel)
-    return replace(
-        one,
-        minutes=round(min(minutes, search.minutes or minutes), 3),
-        memory_gib=round(one.memory_gib * min(parallel, trials), 2),
-        disk_gib=round(one.disk_gib * (min(parallel, trials) + 1), 3),
-        network_gib=0.0,
-        cpu_s=round(one.cpu_s * trials, 2),
-        basis={},
-    )
-
-
 def _training(
     job: Job, spec: ModelSpec, values: Mapping[str, Any], own: dict[str, Any]
 ) -> tuple[str, str, str]:
@@ -164,20 +141,27 @@ def _training(
     added to `own`."""
     recipe = job.recipe
     title = f"{spec.title} ({recipe.model.profile})"
-    where = f" on {', '.join(host.name for host in job.cluster)}" if job.cluster else ""
     if recipe.search is not None:
-        parallel = values["search.parallel"]
-        own["search"] = {**recipe.search.model_dump(mode="json"), "parallel": parallel}
-        trials = f"{_trials(recipe.search)} by {recipe.search.optimizer}"
-        title = f"search {title}: {trials}, {parallel} at a time"
-        return "search", title + where, recipe.cluster
+        own["search"] = search_part(values)
+        return (
+            "search",
+            f"search {title}: {_trials(job, spec, values)}{_where(job)}",
+            recipe.cluster,
+        )
     ranks = own["ranks"] = values["train.ranks"]
-    title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}{where}"
+    title = f"train {title}, {ranks} rank{'s' if ranks > 1 else ''}{_where(job)}"
     return "train", title, recipe.cluster
 
 
-def _trials(search: Search) -> str:
-    return f"{search.trials} trials" if search.trials else "trials"
+def _where(job: Job) -> str:
+    """The hosts, as the end of a title; "" for this machine."""
+    return f" on {', '.join(host.name for host in job.cluster)}" if job.cluster else ""
+
+
+def _trials(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> str:
+    count = count_trials(job, spec, values)
+    trials = f"{count:,} trials" if count else "trials"
+    return f"{trials} by {values['search.optimizer']}, {values['search.parallel']} at a time"
 
 
 def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
@@ -186,8 +170,6 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
     What it computes depends on files that nobody declared: those beside its own stand for them.
     """
     known, recipe = registry.get(spec.name), job.recipe
-    assert recipe.search is not None  # the program's file says one where the recipe does not
-    parallel = int(values["search.parallel"])
     own = {
         "model": spec.name,
         "program": known.program.model_dump(mode="json", exclude_unset=True),
@@ -197,24 +179,20 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
             key.removeprefix("model.settings."): value
             for key, value in values.items() if key.startswith("model.settings.")
         },
-        "search": {**recipe.search.model_dump(mode="json"), "parallel": parallel},
+        "search": search_part(values),
         "seed": recipe.seed,
         "goal": {"metric": recipe.goal.metric},
     }  # fmt: skip
     beside = facts.any_files(known.folder) if known.folder.is_dir() else []
-    trials = recipe.search.trials or parallel
-    minutes = (known.program.timeout_s or PROGRAM_S) / 60 * math.ceil(trials / parallel)
-    memory = known.program.resources.memory_gb or PROGRAM_GIB
+    sent_gib = program_files.check(known, job.data_path) if job.cluster else 0.0
+    sent_gib *= 1 if job.shared else len(job.cluster)
     return Step(
         id="search", kind="search", worker="train", settings=own,
-        title=f"search {spec.title}: {_trials(recipe.search)} by {recipe.search.optimizer}, "
-        f"{parallel} at a time",
+        title=f"search {spec.title}: {_trials(job, spec, values)}{_where(job)}",
+        host=recipe.cluster,
         identity=identify("search", spec.workers["train"], "", spec, own,
                           [f"{f.path}:{f.size}:{f.mtime_ns}" for f in (*beside, *job.files)]),
-        estimate=Estimate(
-            minutes=round(min(minutes, recipe.search.minutes or minutes), 3),
-            memory_gib=round(memory * min(parallel, trials), 2), disk_gib=0.01,
-        ),
+        estimate=replace(search_estimate(job, spec, values), network_gib=round(sent_gib, 4)),
     )  # fmt: skip
 
 
@@ -225,14 +203,6 @@ def _is_of_program(job: Job, key: str) -> bool:
     return part not in ("split", "etl", "train") and (
         part != "dataset" or job.data_path is not None
     )
-
-
-def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:
-    """The environment a worker of this job runs in."""
-    if worker == "etl":
-        return "spark" if values["etl.engine"] == "spark" else "etl"
-    environment = spec.workers[worker].environment
-    return str(values["train.environment"]) if environment == "torch" else environment
 
 
 def _subset(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

@@ -73,11 +73,11 @@ class Findings:
 
 def findings(study: Study, trials: Iterable[Trial]) -> Findings:
     """Judge all trials of a study; only its own finished ones with every optimized metric count,
-    not what it learnt from earlier studies."""
+    not what it learnt from earlier studies, and no assignment twice."""
     names = [objective.name for objective in study.optimized]
     finished = tuple(
         trial for trial in sorted(trials, key=lambda t: t.number)
-        if trial.state is TrialState.FINISHED and trial.origin != "warm"
+        if trial.state is TrialState.FINISHED and trial.is_own
         and all(math.isfinite(trial.values.get(name, math.nan)) for name in names)
     )  # fmt: skip
     feasible = tuple(trial for trial in finished if study.is_feasible(trial.values))

@@ -39,7 +39,7 @@ def importance(study: Study, trials: Sequence[Trial]) -> list[Importance]:
 def _of(study: Study, trials: Sequence[Trial], objective: Objective) -> Importance:
     known = [
         trial for trial in trials
-        if trial.state is TrialState.FINISHED
+        if trial.state is TrialState.FINISHED and trial.as_trial is None
         and math.isfinite(trial.values.get(objective.name, math.nan))
     ]  # fmt: skip
     count, name = len(known), objective.name

@@ -42,8 +42,8 @@ class Results:
         return importance(self.study, self.trials)
 
 
-def planned_study(plan: Plan) -> Study | None:
-    """The study of a plan's search, None when it has no search."""
+def planned_search(plan: Plan) -> tuple[Search, Study] | None:
+    """A plan's search as written, and the study that it means; None when it has no search."""
     values = {value.key: value.value for value in plan.values}
     search = {key.removeprefix("search."): v for key, v in values.items()
               if key.startswith("search.")}  # fmt: skip
@@ -51,20 +51,21 @@ def planned_study(plan: Plan) -> Study | None:
         return None
     defaults = {key.removeprefix(SETTINGS): value for key, value in values.items()
                 if key.startswith(SETTINGS)}  # fmt: skip
-    return study_of(Search.model_validate(search), catalog.of_plan(plan), defaults,
-                    str(values["goal.metric"]), int(values["seed"]))  # fmt: skip
+    part = Search.model_validate(search)
+    return part, study_of(part, catalog.of_plan(plan), defaults, str(values["goal.metric"]),
+                          int(values["seed"]))  # fmt: skip
 
 
 def of_run(run: str) -> Results:
     """The search of a run; InputError when it has none."""
     folder = open_run_folder(run)
     plan = read_plan(folder.plan)
-    study = planned_study(plan)
-    if study is None:
+    planned = planned_search(plan)
+    if planned is None:
         raise InputError(
             f"{run} has no search", todo="give its recipe a part `search: {trials: 20}`"
         )
-    return judged(run, plan, study, folder.state().trials)
+    return judged(run, plan, planned[1], folder.state().trials)
 
 
 def judged(run: str, plan: Plan, study: Study, trials: Mapping[int, Trial]) -> Results:
@@ -153,6 +154,9 @@ def export(results: Results, wanted: str) -> Path:
 
 
 def counts(trials: Sequence[Trial]) -> dict[str, int]:
-    """How many trials stand where; states without one are left out."""
-    states = [trial.state for trial in trials]
-    return {str(state): states.count(state) for state in TrialState if state in states}
+    """How many trials stand where; states without one are left out. Those that only took the values
+    of an equal one are `repeated`."""
+    states = [trial.state for trial in trials if trial.as_trial is None]
+    found = {str(state): states.count(state) for state in TrialState if state in states}
+    repeated = len(trials) - len(states)
+    return {**found, "repeated": repeated} if repeated else found

@@ -13,7 +13,7 @@ from engine.strict_yaml import Name, Part
 from models.settings import Scalar
 
 Condition = dict[str, Scalar | list[Scalar]]
-TRIALS = 20  # of a search whose budget nobody gave
+TRIALS = 20  # of a search whose budget neither the user nor the advisor gave
 
 
 class Bounds(Part):
@@ -95,7 +95,8 @@ class Search(Part):
 
     Without `parameters` the model's tunable settings, without `metrics` the goal's metric. The
     search ends after `trials`, after `minutes`, or after `patience` trials without a better one,
-    whatever comes first. `file` names an experiment file that says parameters, metrics and budget.
+    whatever comes first; the advisor says how many where none of them is said. `file` names an
+    experiment file that says parameters, metrics and budget.
     """
 
     optimizer: Literal["optuna", "sigopt", "random", "grid"] = "optuna"

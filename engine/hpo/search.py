@@ -3,7 +3,8 @@
 The journal is its only memory. A trial is queued, leased (a durable event with a token that only
 rises), heard of and ended, each an event that is folded at once; a search that was killed is a new
 one over the trials that the journal tells. What ran then is taken as finished where its whole
-output lies in the folder of its lease, else it was interrupted and is run again.
+output lies in the folder of its lease, else it was interrupted and is run again. An assignment
+that has finished is not trained again: a trial that repeats it ends with its values.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from engine.hpo.leases import Ended, Heard, Lease, Outcome, Runner, Slot
 from engine.hpo.optimizer import Optimizer
 from engine.hpo.pruner import Pruner
 from engine.hpo.space import Assignment
-from engine.hpo.study import TRAINING_TIME, Study
+from engine.hpo.study import TRAINING_TIME, Budget, Study
 from engine.hpo.tally import Tally
-from engine.hpo.trials import Failure, Trial, TrialState
+from engine.hpo.trials import OPEN, Failure, Trial, TrialState
+from engine.hpo.twins import Twins
 from engine.state import RunState, fold
 
 POLL_S = 0.1
@@ -32,7 +34,8 @@ FIRST = 5  # when more than half of so many trials fail, the next ones would, to
 MOST_LOSSES = 5  # of a host, one after the other: then its slot is given up
 REST_S = 3.0  # of a slot after the first loss of its host, twice that after the second, ...
 RETRIED = (Failure.CRASH, Failure.OUT_OF_MEMORY)
-OPEN = (TrialState.QUEUED, TrialState.INTERRUPTED)
+MOST_REPEATS = 50  # proposals in a row that are none: then the optimizer has no more to say
+NO_LIMIT = Budget(trials=None)  # of a grid, which ends by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,7 @@ class Search:
         self._places = [_Place(slot) for slot in slots]
         self._tally = Tally(study)
         self._work: dict[int, _Work] = {}
+        self._twins = Twins(self.trials.values())
         self._open: list[int] = []  # a heap of the numbers that wait for a slot
         self._token = max((trial.token for trial in self.trials.values()), default=0)
         self._number = max(self.trials, default=-1) + 1  # of the next trial
@@ -160,6 +164,7 @@ class Search:
         if number not in self.trials:
             chosen = dict(assignment)
             self._tell(ev.TrialQueued, trial=number, assignment=chosen, origin=origin)
+            self._twins.add(self.trials[number])
             self._number = max(self._number, number + 1)
 
     def _replay(self) -> None:
@@ -198,21 +203,72 @@ class Search:
         """The trial to run next: one that waits, else a new one; None: none is to be begun."""
         if self._is_ending():
             return None
-        if self._open:
-            return self.trials[heapq.heappop(self._open)]
+        while (trial := self._waiting()) is None and self._ask():
+            pass
+        return trial
+
+    def _waiting(self) -> Trial | None:
+        """The first trial that waits for nothing but a slot. One with a twin that has finished ends
+        as that did; one whose twin is at work goes on waiting for it."""
+        held: list[int] = []
+        found: Trial | None = None
+        while self._open and found is None:
+            trial = self.trials[heapq.heappop(self._open)]
+            twin = self._twins.of(trial)
+            if twin is None:
+                found = trial
+            elif twin.state.is_over:
+                self._repeat(trial, twin)
+            else:
+                held.append(trial.number)
+        for number in held:
+            heapq.heappush(self._open, number)
+        return found
+
+    def _repeat(self, trial: Trial, twin: Trial) -> None:
+        """End a trial with the values that are known of its assignment."""
+        self._tell(
+            ev.TrialEnded, trial=trial.number, token=trial.token, state=str(TrialState.FINISHED),
+            values=dict(twin.values), what=f"as trial {twin.number}", as_trial=twin.number,
+        )  # fmt: skip
+        self._optimizer.tell(trial.number, trial.assignment, trial.state, trial.values)
+
+    def _ask(self) -> bool:
+        """Let the optimizer choose one more trial, which then waits; False: there is none now."""
         limit = self._study.budget.trials
         full = limit is not None and self._tally.counted + len(self._work) >= limit
-        if full or self._exhausted or self._tally.over(self._seconds()):
-            return None
+        # An optimizer that repeats what is at work hears first how that ends.
+        repeats = any(self.trials[number].origin == "search" for number in self._open)
+        if full or repeats or self._exhausted or self._tally.over(self._seconds()):
+            return False
+        if self._only_repeats():
+            return self._exhaust(f"its last {MOST_REPEATS} proposals had all been tried before")
         try:
             assignment = self._optimizer.ask(self._number)
         except ValueError as error:
             raise InputError(f"the search finds nothing to try: {error}") from None
         if assignment is None:
-            self._exhausted = True
-            return None
+            return self._exhaust("there is nothing left to try")
         self._queue(self._number, assignment, "search")
-        return self.trials[self._number - 1]
+        heapq.heappush(self._open, self._number - 1)
+        return True
+
+    def _only_repeats(self) -> bool:
+        """Whether the optimizer has had nothing new to say for long, as the journal tells it."""
+        last = range(self._number - 1, self._number - 1 - MOST_REPEATS, -1)
+        return all(
+            number in self.trials and self.trials[number].origin == "search"
+            and self.trials[number].as_trial is not None
+            for number in last
+        )  # fmt: skip
+
+    def _exhaust(self, why: str) -> bool:
+        """Ask the optimizer no more, and say why where the budget would have allowed more."""
+        self._exhausted = True
+        if self._study.budget != NO_LIMIT:
+            text = f"the search ends before its budget is used: {why}"
+            self._tell(ev.Noted, text=text)
+        return False
 
     def _lease(self, trial: Trial, place: _Place) -> None:
         self._token += 1
@@ -329,8 +385,9 @@ class Search:
         place.rests_until = time.monotonic() + REST_S * place.losses
         if place.losses >= MOST_LOSSES:
             self._places.remove(place)
-            text = f"{place.slot.host} takes no more trials: {outcome.what}"
-            self._tell(ev.Noted, text=text, level="warning")
+            if not any(other.slot.host == place.slot.host for other in self._places):
+                text = f"{place.slot.host} takes no more trials: {outcome.what}"
+                self._tell(ev.Noted, text=text, level="warning")
         if not self._places:
             self._problem = HostLost(
                 "no host is left for the trials of the search", why=outcome.what,
@@ -382,7 +439,10 @@ class Search:
     def _close_open(self) -> None:
         """What still waits when the time is over has an end, too."""
         for trial in self.trials.values():
-            if trial.state in OPEN:
+            twin = self._twins.of(trial) if trial.state in OPEN else None
+            if twin is not None and twin.state.is_over:
+                self._repeat(trial, twin)
+            elif trial.state in OPEN:
                 what = "the minutes of the search are over"
                 self._tell(ev.TrialEnded, trial=trial.number, token=trial.token,
                            state=str(TrialState.PRUNED), what=what)  # fmt: skip

@@ -20,6 +20,7 @@ from models.settings import Kind, Scalar, Setting, nearest, shown
 Assignment = Mapping[str, Scalar]
 
 MOST_POINTS = 1_000_000  # of a space that is listed point by point
+COUNTED = 10_000  # assignments that are counted one by one, to leave out what is not allowed
 MOST_DRAWS = 10_000  # for one point that keeps the constraints
 SPREAD = 8.0  # a log scale is searched from default / SPREAD to default x SPREAD
 
@@ -290,6 +291,15 @@ class Space:
             if self.allows(chosen):
                 return chosen
         raise ValueError(f"no point of {MOST_DRAWS:,} drawn keeps the linear constraints")
+
+    def size(self) -> int | None:
+        """How many assignments there are (at most, where they are more than COUNTED); None when a
+        parameter is continuous."""
+        counts = [parameter.count() for parameter in self.parameters]
+        if any(count is None for count in counts):
+            return None
+        most = math.prod(count or 1 for count in counts)
+        return most if most > COUNTED else sum(1 for _ in self.points())
 
     def points(self) -> Iterator[dict[str, Scalar]]:
         """Every assignment once, the last parameter varying fastest; ValueError for a continuous

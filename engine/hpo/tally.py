@@ -9,7 +9,8 @@ from engine.hpo.trials import Trial, TrialState
 
 
 class Tally:
-    """Counts ended trials in the order of their ends. Those of earlier studies do not count."""
+    """Counts ended trials in the order of their ends. Those of earlier studies do not count, nor
+    those that only repeat another one."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -21,7 +22,7 @@ class Tally:
 
     def count(self, trial: Trial) -> None:
         """Take a trial that is over into account."""
-        if trial.origin == "warm":
+        if not trial.is_own:
             return
         self.counted += 1
         self.since_better += 1

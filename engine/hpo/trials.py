@@ -31,6 +31,9 @@ class TrialState(StrEnum):
         return self in (TrialState.FINISHED, TrialState.PRUNED, TrialState.FAILED)
 
 
+OPEN = (TrialState.QUEUED, TrialState.INTERRUPTED)  # to be run, or run again
+
+
 @dataclass(frozen=True)
 class Report:
     """A metric at a step of the training of a trial."""
@@ -42,7 +45,8 @@ class Report:
 @dataclass
 class Trial:
     """One trial as the events tell it. `origin`: default, start, warm (an earlier study) or
-    search; `token`: of the latest lease, 0 before the first."""
+    search; `token`: of the latest lease, 0 before the first. `as_trial`: the one with the same
+    assignment whose values it has taken, instead of being trained."""
 
     number: int
     assignment: Mapping[str, Scalar]
@@ -61,3 +65,9 @@ class Trial:
     log: str = ""
     tries: int = 0  # leases so far
     retries: int = 0  # of them, those that failed and were tried again
+    as_trial: int | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a training of this search: not one of an earlier study, no repetition."""
+        return self.origin != "warm" and self.as_trial is None

@@ -17,9 +17,9 @@ from engine.programs import registry
 from engine.programs.file import read_file
 from engine.programs.model import active_defaults
 from engine.programs.schema import Known
-from engine.programs.trial import Places, trial_spec, worker_argv, worker_environment
+from engine.programs.trial import Places, trial_spec, worker_argv
 from engine.store import home, make_folder, remove_tree
-from engine.work import Launch, Listener, clean, run_worker, write_spec
+from engine.work import Launch, Listener, clean, run_worker, worker_environment, write_spec
 from models.messages import Failure, Message, Note, Problem, Scalar
 
 MOST_OUTPUT = 1 << 20
@@ -101,7 +101,7 @@ def run(trial: CheckTrial) -> CheckOutcome:
         spec_file = write_spec(make_folder(trial.folder) / "spec.json", trial.spec)
         launch = Launch(
             job=trial.job, code=code.name, argv=worker_argv(sys.executable, spec_file),
-            env=worker_environment(str(code)),
+            env=worker_environment(code),
         )  # fmt: skip
         metrics = run_worker([local_site()], launch, heard)["metrics"]
     except AiokError as error:

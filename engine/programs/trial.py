@@ -82,11 +82,6 @@ def worker_argv(python: str, spec_file: Path | str) -> list[str]:
     return [python, "-m", WORKER.module, str(spec_file)]
 
 
-def worker_environment(code: str) -> dict[str, str]:
-    """Its environment; `code` is the folder of the workers' code there."""
-    return {"PYTHONPATH": code, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
-
-
 def _texts(program: Program) -> list[str]:
     return [*program.command, *program.env.values(), program.cwd]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine import estimates
 from engine.errors import InputError
-from engine.hpo.results import judged, planned_study
+from engine.hpo.results import judged, planned_search
 from engine.plan import from_json
 from engine.report import search, telemetry
 from engine.report.plaintext import as_dict, as_dicts, number, plain_tree, show
@@ -342,12 +342,12 @@ def _search(state: RunState, plan: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         made = from_json(json.dumps(plan))
-        study = planned_study(made)
+        planned = planned_search(made)
     except InputError:  # of another version: a report without this part is better than none
         return None
-    if study is None:
+    if planned is None:
         return None
-    return search.collect(judged(state.id, made, study, state.trials))
+    return search.collect(judged(state.id, made, planned[1], state.trials))
 
 
 def _losses(state: RunState) -> list[dict[str, Any]]:

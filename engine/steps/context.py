@@ -19,7 +19,7 @@ from engine.plan import Plan, Step
 from engine.store import EventLog, RunFolder, cache_folder
 from engine.usage import Usage
 from engine.watchdog import START_S
-from engine.work import Launch, Listener, LogFile, run_worker, write_spec
+from engine.work import Launch, Listener, LogFile, run_worker, worker_environment, write_spec
 from hosts import mpi
 from hosts.inventory import LOCAL
 from hosts.probe import HostFacts
@@ -184,10 +184,6 @@ class StepListener(Listener):
         return self.rank_hosts[rank] if rank < len(self.rank_hosts) else LOCAL
 
 
-# No .pyc is written into the shared copy of the code, and output is seen when it is said.
-PYTHON_VARIABLES = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "KMP_BLOCKTIME": "1"}
-
-
 def run_step_worker(
     context: Context, step: Step, spec: Mapping[str, Any], ranks: int = 0
 ) -> dict[str, Any]:
@@ -198,7 +194,7 @@ def run_step_worker(
     spec_file = write_spec(logs / "spec.json", spec)
     argv = [f"{prefix}/bin/python", "-m", worker.module, str(spec_file)]
     threads = str(spec.get("cores") or spec.get("threads") or 1)
-    env = {"PYTHONPATH": str(context.code), "OMP_NUM_THREADS": threads, **PYTHON_VARIABLES}
+    env = {**worker_environment(context.code), "OMP_NUM_THREADS": threads}
     if ranks:
         layout = mpi.plan_layout(context.facts, ranks)
         argv, launch_env = mpi.launch(str(prefix), layout, argv)

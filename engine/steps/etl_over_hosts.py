@@ -21,9 +21,9 @@ from engine.environments import lock_of
 from engine.errors import HostError, HostLost, InputError, RunStopped
 from engine.plan import Step
 from engine.steps import over_hosts
-from engine.steps.context import PROGRESS_S, PYTHON_VARIABLES, Context, StepListener
+from engine.steps.context import PROGRESS_S, Context, StepListener
 from engine.store import home
-from engine.work import Launch, LogFile, run_worker, write_spec
+from engine.work import Launch, LogFile, run_worker, worker_environment, write_spec
 from hosts import bringup, folders, java
 from hosts.probe import HostFacts
 from hosts.site import Site
@@ -190,8 +190,7 @@ class ClusterEtl:
         worker = catalog.load(self.context.plan.model).workers[self.step.worker]
         prefix = self.head.environment(lock_of(self.step.environment))
         argv = [f"{prefix}/bin/python", "-m", worker.module, str(place / "spec.json")]
-        code = str(self.head.code(self.context.code.name))
-        env = {"PYTHONPATH": code, **PYTHON_VARIABLES}
+        env = worker_environment(self.head.code(self.context.code.name))
         env |= cluster.driver_variables() if cluster else {"OMP_NUM_THREADS": str(spec["cores"])}
         listener.command(argv, env)
         lost: list[HostProblem] = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
@@ -73,33 +73,52 @@ def make_shared(sites: Sequence[Site], place: PurePosixPath) -> None:
         raise clusters.unreachable(problems)
 
 
+def work_folder(context: Context, step: Step, site: Site) -> PurePosixPath:
+    """Scratch space of a step on a host; the step removes it."""
+    return site.home / "work" / f"{context.folder.tag}.{step.id}"
+
+
 def data_on(context: Context, site: Site) -> PurePosixPath:
-    """Where the training data lies on a host: once, in a folder that all hosts see."""
+    """Where the training data lies on a host."""
     if site.name == LOCAL:
         return PurePosixPath(context.output_of("etl"))
-    identity = context.plan.step("etl").identity
+    return place_on(context, site, context.plan.step("etl").identity)
+
+
+def place_on(context: Context, site: Site, name: str) -> PurePosixPath:
+    """Where something that all hosts get lies: once, where there is a folder that all see."""
     shared = shared_place(context.cluster)
-    return shared / identity if shared else site.output(identity)
+    return shared / name if shared else site.output(name)
 
 
 def send_data(context: Context, step: Step, sites: Sequence[Site]) -> None:
-    """Training data to every host that lacks them; the first one takes them for all where they
-    share a folder."""
-    lock, done = Lock(), dict.fromkeys((site.name for site in sites), (0, 0))
+    """Training data to every host that lacks them."""
+    send(context, step, sites, {context.plan.step("etl").identity: context.output_of("etl")})
+
+
+def send(context: Context, step: Step, sites: Sequence[Site], sources: Mapping[str, Path]) -> None:
+    """Folders of this machine to every host that lacks them, and files (DIGEST/NAME end theirs), by
+    the names that `place_on` knows; the first host takes them for all that share a folder."""
+    lock, done = Lock(), {(site.name, name): (0, 0) for site in sites for name in sources}
 
     def one(site: Site) -> None:
-        def tell(sent: int, total: int) -> None:
-            with lock:
-                done[site.name] = (sent, total)
-                parts = list(done.values())
-            context.emit(
-                ev.StepProgressed, step=step.id, phase="send data", unit="bytes",
-                done=sum(part[0] for part in parts), total=sum(part[1] for part in parts),
-            )  # fmt: skip
+        for name, source in sources.items():
 
-        target = data_on(context, site)
-        site.transport.run(["mkdir", "-p", str(target.parent)])
-        folders.send_folder(site, context.output_of("etl"), target, tell)
+            def tell(sent: int, total: int, key: tuple[str, str] = (site.name, name)) -> None:
+                with lock:
+                    done[key] = (sent, total)
+                    parts = list(done.values())
+                context.emit(
+                    ev.StepProgressed, step=step.id, phase="send data", unit="bytes",
+                    done=sum(part[0] for part in parts), total=sum(part[1] for part in parts),
+                )  # fmt: skip
+
+            target = place_on(context, site, name)
+            site.transport.run(["mkdir", "-p", str(target.parent)])
+            if source.is_dir():
+                folders.send_folder(site, source, target, tell)
+            else:
+                folders.send_file(site, source, target.parent.parent, tell)
 
     if shared := shared_place(context.cluster):
         make_shared(sites, shared)

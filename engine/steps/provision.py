@@ -48,7 +48,8 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
 
 def make_hosts_ready(context: Context, step: Step) -> dict[str, int]:
     """Complete the hosts of the cluster; how much was changed on each."""
-    needed = {s.environment for s in context.plan.steps if s.host == context.cluster}
+    there = (s.environment for s in context.plan.steps if s.host == context.cluster)
+    needed = {name for name in there if name}  # a program brings its own
     last: dict[str, float] = {}
 
     def report(host: str, phase: str, done: float, total: float) -> None:

@@ -9,27 +9,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import catalog, clusters
+from engine import clusters
 from engine import events as ev
 from engine.advisor.layout import ClusterHost, lay_out
-from engine.errors import InputError, StepFailed
+from engine.errors import StepFailed
 from engine.hpo import optimizers
-from engine.hpo.experiment import study_of
 from engine.hpo.front import findings
 from engine.hpo.leases import Lease, Slot
 from engine.hpo.pruner import make as make_pruner
+from engine.hpo.results import counts, planned_search
 from engine.hpo.schema import Search as SearchPart
 from engine.hpo.search import Policy, Search
 from engine.hpo.study import Study
 from engine.hpo.trials import Trial
+from engine.hpo.warm import earlier
 from engine.plan import Step
+from engine.recovery import with_policy
 from engine.state import fold
 from engine.steps import over_hosts
 from engine.steps.context import TRIALS, Context
 from engine.steps.trial_program import TrialProgram
 from engine.steps.trial_runner import TrialRunner, TrialWork
 from engine.steps.trial_training import TrialTraining
-from engine.store import empty_folder, open_run_folder, read_events
+from engine.store import empty_folder, read_events
 from hosts.inventory import LOCAL
 from hosts.site import Site
 
@@ -37,19 +39,25 @@ OF_TRIALS = (ev.TrialQueued, ev.TrialStarted, ev.TrialMeasured, ev.TrialEnded)
 
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
-    """Search from where the run's events stand; the result of the best trial, and which it is."""
-    part = SearchPart.model_validate(step.settings["search"])
-    study = study_of(
-        part, catalog.of_plan(context.plan), step.settings["settings"],
-        step.settings["goal"]["metric"], int(step.settings["seed"]),
-    )  # fmt: skip
-    sites = _connect(context, step)
-    try:
-        return _search(context, step, part, study, sites, output)
-    finally:
-        if context.site not in sites:
-            context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
-            clusters.leave(sites)
+    """Search from where the run's events stand; the result of the best trial, and which it is.
+
+    A host that is lost costs what ran there: the others go on. The fault policy decides when none
+    is left, and when one does not answer at the beginning.
+    """
+    planned = planned_search(context.plan)
+    assert planned is not None  # or it had no such step
+    part, study = planned
+
+    def attempt() -> dict[str, Any]:
+        sites = _connect(context, step)
+        try:
+            return _search(context, step, part, study, sites, output)
+        finally:
+            if context.site not in sites:
+                context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
+                clusters.leave(sites)
+
+    return with_policy(context, step, attempt)
 
 
 def _search(
@@ -58,42 +66,45 @@ def _search(
 ) -> dict[str, Any]:  # fmt: skip
     """The search on connected hosts."""
     events = read_events(context.folder.events, 0)[0]
+    trials = fold(events).trials
+    # One that has begun holds them in its own journal, whatever has become of those runs since.
+    begun = any(trial.origin == "search" for trial in trials.values())
     slots = _slots(context, sites, int(part.parallel))
     kind = TrialProgram if "program" in step.settings else TrialTraining
     busiest = max(Counter(slot.host for slot in slots).values())
     work: TrialWork = kind(context, step, busiest)
+    if step.host != LOCAL:
+        work.send(sites)
     names = [objective.name for objective in study.objectives]
     runner = TrialRunner(context, step, work, {site.name: site for site in sites}, names)
     optimizer = optimizers.make(part.optimizer, study)
     search = Search(
         study, optimizer, runner, slots, context.log.append, step=step.id,
-        trials=fold(events).trials, died=_died(events), pruner=make_pruner(part.pruner, study),
+        trials=trials, died=_died(events), pruner=make_pruner(part.pruner, study),
         policy=Policy(
             retries=part.retries,
             timeout_s=60 * part.timeout_minutes if part.timeout_minutes else None,
         ),
-        earlier=_earlier(part.warm, study), stop_level=context.stop_level,
+        earlier=[] if begun else earlier(part.warm, study), stop_level=context.stop_level,
     )  # fmt: skip
     try:
         best = search.run()
     finally:
         runner.close()
         optimizer.close()
-    found = findings(study, [t for t in search.trials.values() if t.origin != "warm"])
+    found = findings(study, search.trials.values())
     context.emit(ev.Noted, step=step.id, text=found.words,
                  level="info" if found.feasible else "warning")  # fmt: skip
     return _keep(context, step, runner, best, search.trials, output)
 
 
 def _connect(context: Context, step: Step) -> list[Site]:
-    """The hosts of the run's cluster, the data on each; this machine where the step is here."""
+    """The hosts of the run's cluster; this machine where the step is here."""
     if step.host == LOCAL:
         return [context.site]
     sites = over_hosts.connect(context)
     try:
         over_hosts.at_each(sites, lambda site: over_hosts.clear_jobs(context, site))
-        if context.plan.of_kind("etl"):  # a program reads its own
-            over_hosts.send_data(context, step, sites)
     except BaseException:
         clusters.leave(sites)
         raise
@@ -117,29 +128,6 @@ def _died(events: Sequence[ev.Event]) -> float:
     return events[last - 1].t if last else 0.0
 
 
-def _earlier(runs: Sequence[str], study: Study) -> list[Trial]:
-    """The ended trials of other runs that have this search's parameters and metrics."""
-    found = []
-    for run in runs:
-        trials = [t for t in open_run_folder(run).state().trials.values() if t.state.is_over]
-        fitting = [trial for trial in trials if trial.origin != "warm" and _fits(trial, study)]
-        if not fitting:
-            raise InputError(
-                f"no trial of {run} has the parameters and metrics of this search",
-                todo="leave it out of search.warm",
-            )
-        found += fitting
-    return found
-
-
-def _fits(trial: Trial, study: Study) -> bool:
-    try:
-        study.space.check(trial.assignment)
-    except ValueError:
-        return False
-    return not trial.values or all(o.name in trial.values for o in study.objectives)
-
-
 def _keep(
     context: Context, step: Step, runner: TrialRunner, best: Trial, trials: Mapping[int, Trial],
     output: Path,
@@ -159,13 +147,13 @@ def _keep(
     events = read_events(context.folder.events, 0)[0]
     with open(output / TRIALS, "wb") as file:
         file.writelines(ev.encode(event) for event in events if isinstance(event, OF_TRIALS))
-    states = Counter(str(trial.state) for trial in trials.values() if trial.origin != "warm")
+    own = [trial for trial in trials.values() if trial.origin != "warm"]
     return {
         **result,
         "trial": best.number,
         "assignment": dict(best.assignment),
         "values": best.values,
-        "trials": dict(states),
+        "trials": counts(own),
         "trial_seconds": round(sum(trial.seconds for trial in trials.values()), 3),
     }
 

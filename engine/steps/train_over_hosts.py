@@ -18,10 +18,10 @@ from engine.advisor.layout import ClusterHost, lay_out
 from engine.environments import lock_of
 from engine.plan import Step
 from engine.steps import over_hosts
-from engine.steps.context import PYTHON_VARIABLES, Context, StepListener
+from engine.steps.context import Context, StepListener
 from engine.store import remove_tree
 from engine.watchdog import START_S
-from engine.work import Launch, run_worker, write_spec
+from engine.work import Launch, run_worker, worker_environment, write_spec
 from hosts import folders, mpi
 from hosts.probe import free_port, route_to
 from hosts.site import Site
@@ -139,10 +139,10 @@ class ClusterTraining:
             argv, env = mpi.launch_over_hosts(
                 prefix, str(self.head.ssh / "rsh"), interface, layouts, argv
             )
-        code = str(self.head.code(self.context.code.name))
+        worker_env = worker_environment(self.head.code(self.context.code.name))
         # mpirun's own connections to the other hosts live longer than a cut that is survived.
         grace = math.ceil(float(self.context.value("faults.grace_s")))
-        return argv, {"PYTHONPATH": code, "AIOK_GRACE_S": str(grace), **PYTHON_VARIABLES, **env}
+        return argv, {**worker_env, "AIOK_GRACE_S": str(grace), **env}
 
 
 class ClusterListener(StepListener):

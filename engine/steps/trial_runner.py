@@ -22,6 +22,7 @@ from engine.errors import AiokError, HostError, HostLost, InputError, RunStopped
 from engine.hpo.leases import Ended, Heard, Lease, Outcome
 from engine.hpo.trials import Failure, TrialState
 from engine.plan import Step
+from engine.steps import over_hosts
 from engine.steps.context import Context, StepListener
 from engine.store import make_folder, remove_tree
 from engine.work import Launch, run_worker
@@ -79,6 +80,9 @@ class LeaseFiles:
 class TrialWork(Protocol):
     """What the trials of a search do: train a model, run a program. Called from any thread."""
 
+    def send(self, sites: Sequence[Site]) -> None:
+        """What trials need to hosts of a cluster, before the first of them begins there."""
+
     def launch(self, lease: Lease, files: LeaseFiles, job: str, site: Site) -> Launch:
         """The worker of a lease; its spec is written."""
 
@@ -125,11 +129,8 @@ class TrialRunner:
         site = self._sites.get(lease.slot.host)
         if site is None or site.name == LOCAL:
             return LeaseFiles(here)
-        return LeaseFiles(here, self._work_folder(site) / here.parent.name / here.name)
-
-    def _work_folder(self, site: Site) -> PurePosixPath:
-        """Where the leases of this search write on another host."""
-        return site.home / "work" / f"{self._context.folder.tag}.{self._step.id}"
+        there = over_hosts.work_folder(self._context, self._step, site)
+        return LeaseFiles(here, there / here.parent.name / here.name)
 
     def _trial_folder(self, number: int) -> Path:
         return self._context.work_folder(self._step) / f"trial-{number:05d}"
@@ -189,8 +190,9 @@ class TrialRunner:
             thread.join(max(0.0, end - time.monotonic()))
         for site in self._sites.values():
             if site.name != LOCAL:
+                folder = over_hosts.work_folder(self._context, self._step, site)
                 with contextlib.suppress(HostProblem):
-                    site.transport.run(["rm", "-rf", str(self._work_folder(site))])
+                    site.transport.run(["rm", "-rf", str(folder)])
 
     # --- in the thread of a lease ---------------------------------------------------------------
 
@@ -275,14 +277,19 @@ class TrialRunner:
         run(["mkdir", "-p", str(files.checkpoints)])
         site.transport.put(files.spec, spec)
         argv = [spec if word == str(files.spec) else word for word in launch.argv]
+        lost = False
         try:
             yield replace(launch, argv=argv)
+        except HostLost:  # each further question would wait for its time-out, and the trial with it
+            lost = True
+            raise
         finally:
-            with contextlib.suppress(HostProblem, OSError):  # it may be lost, with all it had
-                if files.result() is None:
-                    source = PurePosixPath(files.checkpoints)
-                    folders.fetch_whole([site], source, files.home.checkpoints)
-                run(["rm", "-rf", str(files.there)])
+            if not lost:
+                with contextlib.suppress(HostProblem, OSError):
+                    if files.result() is None:
+                        source = PurePosixPath(files.checkpoints)
+                        folders.fetch_whole([site], source, files.home.checkpoints)
+                    run(["rm", "-rf", str(files.there)])
 
     def _fetch(self, files: LeaseFiles, site: Site) -> None:
         """Bring home what a lease has finished with, the outcome last."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.environments import lock_of
 from engine.hpo.leases import Lease
 from engine.plan import Step
 from engine.steps import over_hosts
-from engine.steps.context import PYTHON_VARIABLES, Context
+from engine.steps.context import Context
 from engine.steps.train import training_spec
 from engine.steps.trial_runner import LeaseFiles
-from engine.work import Launch, write_spec
+from engine.work import Launch, worker_environment, write_spec
 from hosts.site import Site
 from models import catalog
 
@@ -23,6 +23,10 @@ class TrialTraining:
     def __init__(self, context: Context, step: Step, slots: int) -> None:
         """`slots`: trials at a time on a host."""
         self._context, self._step, self._slots = context, step, slots
+
+    def send(self, sites: Sequence[Site]) -> None:
+        """The training data."""
+        over_hosts.send_data(self._context, self._step, sites)
 
     def launch(self, lease: Lease, files: LeaseFiles, job: str, site: Site) -> Launch:
         """The worker as spec.json and argv; alone, so without mpirun."""
@@ -42,8 +46,7 @@ class TrialTraining:
         worker = catalog.load(context.plan.model).workers[self._step.worker]
         prefix = site.environment(lock_of(self._step.environment))
         env = {
-            **PYTHON_VARIABLES,
-            "PYTHONPATH": str(site.code(context.code.name)),
+            **worker_environment(site.code(context.code.name)),
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             # the only rank, as its agent knows one: it is asked for its stack when it hangs

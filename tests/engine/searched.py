@@ -8,7 +8,7 @@ from typing import Any
 
 from engine import events as ev
 from engine import recipe
-from engine.hpo.results import planned_study
+from engine.hpo.results import planned_search
 from engine.plan import Plan, PlannedValue
 from engine.store import EventLog, RunFolder, write_atomically
 from engine.strict_yaml import parse, to_yaml
@@ -47,9 +47,10 @@ def journal(plan: Plan, run: str, count: int = 30) -> list[ev.Event]:
                       steps=[{"id": "search", "kind": "search", "title": "Search"}]),
         ev.RunStarted(t=T0, pid=1, attempt=1),
     ]  # fmt: skip
-    study = planned_study(plan)
-    if study is None:
+    planned = planned_search(plan)
+    if planned is None:
         return told
+    study = planned[1]
     first = study.space.default()
     assert first is not None
     for number in range(count):

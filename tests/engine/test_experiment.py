@@ -249,8 +249,8 @@ def test_a_grid_has_no_budget_unless_one_is_given() -> None:
 
 def test_the_wizard_asks_for_a_search() -> None:
     assert "search" not in to_data({})
-    assert to_data({"search.trials": "5"})["search"] == {"trials": 5}
-    said = check_answers({"search.trials": "0"})
+    assert to_data({"search": "yes", "search.trials": "5"})["search"] == {"trials": 5}
+    said = check_answers({"search": "yes", "search.trials": "0"})
     assert said == {"search.trials": "should be greater than or equal to 1, not 0"}
 
 

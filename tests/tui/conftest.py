@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from textual.pilot import Pilot
 
 from aiok_tui.app import AiokApp
@@ -17,6 +18,7 @@ from aiok_tui.screens.base import Turn
 from engine import api
 from engine import events as ev
 from engine.plan import Estimate, Plan, PlannedValue, Step
+from engine.programs import registry
 from engine.store import EventLog, exclusive, open_run_folder
 from tests.testbed import own_testbed  # noqa: F401
 from tests.tui import recorded
@@ -162,3 +164,20 @@ def inventory(runs: Path) -> None:
 def draft() -> Mapping[str, str]:
     """The wizard's answers as kept."""
     return api.load_draft()
+
+
+PROGRAM = {
+    "name": "churn-gbt", "title": "Churn", "summary": "boosted trees", "command": ["true"],
+    "parameters": [{"name": "depth", "type": "int", "bounds": {"min": 1, "max": 9}}],
+    "metrics": [{"name": "seconds", "source": "wall_clock", "strategy": "store"},
+                {"name": "auc", "objective": "maximize"}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def program(aiok_home: Path, tmp_path: Path) -> Path:
+    """A registered program of the user's."""
+    path = tmp_path / "churn.yaml"
+    path.write_text(yaml.safe_dump(PROGRAM))
+    registry.register(path)
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,3 +189,17 @@ def test_run_over_hosts(
     here = stage("live-1")
     spread_over_hosts("live-1", ["h1", "h2", "h3"], silent="h3")
     assert snap_compare(here.app, terminal_size=size, run_before=played(here, "3"))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("step", [1, 3])
+def test_program_and_search_in_the_wizard(
+    stage: Callable[..., Stage],
+    program: Path,
+    snap_compare: Compare,
+    size: tuple[int, int],
+    step: int,
+) -> None:
+    here = stage(**{"model.name": "churn-gbt", "search": "yes"})
+    play = played(here, "n", *["f3"] * step)
+    assert snap_compare(here.app, terminal_size=size, run_before=play)

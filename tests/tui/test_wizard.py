@@ -16,7 +16,7 @@ from aiok_tui.screens.run import RunScreen
 from aiok_tui.screens.wizard import WizardScreen
 from aiok_tui.widgets.form import Field
 from aiok_tui.widgets.paint import Paragraph
-from engine import api, preflight
+from engine import api, preflight, store
 from engine.errors import EnvironmentProblem
 from tests.tui.conftest import VALUES, Stage
 from tests.tui.recorded_hosts import READY, report
@@ -311,3 +311,48 @@ def test_a_damaged_inventory_takes_away_no_more_than_the_choice(aiok_home: Path)
     assert asked.choices == (("localhost", "this machine"),) and "adress" in asked.help
     assert api.check_answers({}) == {}
     assert "not one of the choices" in api.check_answers({"cluster": "lab"})["cluster"]
+
+
+def test_a_registered_program_is_a_model_like_the_others(program: Path) -> None:
+    asked = {q.key: q for q in api.questions({})}
+    assert asked["model.name"].choices[-1] == ("churn-gbt", "Churn: boosted trees")
+    assert asked["model.name"].default == "dlrm"
+    answers = {"model.name": "churn-gbt", "model.profile": "tiny"}
+    asked = {q.key: q for q in api.questions(answers)}
+    assert list(asked) == [
+        "source", "model.name", "model.settings.depth", "cluster", "search", "name",
+    ]  # fmt: skip
+    assert asked["source"].choices[0] == ("generate", "none: the program reads its own")
+    assert asked["model.settings.depth"].default == "5"
+    assert api.check_answers(answers) == {}
+    assert yaml.safe_load(api.recipe_text(answers)) == {
+        "cluster": "localhost", "model": {"name": "churn-gbt"},
+    }  # fmt: skip
+    mine = {**answers, "source": "path", "dataset.path": str(program)}
+    assert api.check_answers(mine) == {}
+    assert yaml.safe_load(api.recipe_text(mine))["dataset"] == {"path": str(program)}
+    nowhere = {**mine, "dataset.path": f"{program}.not"}
+    assert "there is no file or folder" in api.check_answers(nowhere)["dataset.path"]
+
+
+def test_a_damaged_program_takes_away_no_more_than_the_choice(program: Path) -> None:
+    kept = store.home() / "programs" / "churn-gbt.yaml"
+    kept.write_text("file: 7\n")
+    asked = {q.key: q for q in api.questions({"model.name": "churn-gbt"})}
+    assert "churn-gbt" not in dict(asked["model.name"].choices)
+    assert "churn-gbt.yaml is damaged" in asked["model.name"].help
+    assert "not one of the choices" in api.check_answers({"model.name": "churn-gbt"})["model.name"]
+
+
+def test_a_search_is_asked_for_and_its_budget_left_to_the_advisor(aiok_home: Path) -> None:
+    keys = [q.key for q in api.questions({})]
+    assert "search" in keys and "search.trials" not in keys
+    assert "search" not in yaml.safe_load(api.recipe_text({}))
+    answers = {"search": "yes"}
+    assert {"search.trials", "search.minutes"} <= {q.key for q in api.questions(answers)}
+    assert yaml.safe_load(api.recipe_text(answers))["search"] == {}
+    assert api.check_answers(answers) == {}
+    budget = {**answers, "search.trials": "12", "search.minutes": "30"}
+    assert yaml.safe_load(api.recipe_text(budget))["search"] == {"trials": 12, "minutes": 30.0}
+    wrong = api.check_answers({**answers, "search.trials": "0"})
+    assert list(wrong) == ["search.trials"]

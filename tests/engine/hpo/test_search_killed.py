@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 def test_fifty_kills_among_32_trials_at_a_time(tmp_path: Path) -> None:
     with search_faults.fake_home(tmp_path / "home"):
         run = search_faults.new_run(trials=64, slots=32, pause_s=0.25)
+        api.resume(run.id)
         done = search_faults.disturb(run.id, 50, 4, random.Random(20261125), limit_s=85)
         assert search_faults.verdict(run.id, 64) == []
         assert (done.count, done.roles["runner"], done.resumes) == (50, 4, 4)

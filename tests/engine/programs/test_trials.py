@@ -18,8 +18,8 @@ from engine.code import deploy
 from engine.errors import RunStopped
 from engine.programs import check
 from engine.programs.check import CheckOutcome, CheckTrial
-from engine.programs.trial import worker_argv, worker_environment
-from engine.work import Launch, Listener, run_worker, write_spec
+from engine.programs.trial import worker_argv
+from engine.work import Launch, Listener, run_worker, worker_environment, write_spec
 from hosts import agent
 from models.messages import Message, Scalar
 
@@ -288,7 +288,7 @@ def test_a_trial_that_is_stopped_keeps_its_checkpoints(tmp_path: Path) -> None:
     def run(job: str) -> Any:
         launch = Launch(
             job=job, code=deploy().name, argv=worker_argv(sys.executable, spec_file),
-            env=worker_environment(str(deploy())),
+            env=worker_environment(deploy()),
         )  # fmt: skip
         said = [Scalar(name="auc", value=0.5, split="valid", step=1, rows=0)]
         return run_worker([local_site()], launch, Heard(), lambda: int(heard == said))
