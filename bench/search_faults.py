@@ -58,7 +58,7 @@ ENVIRONMENTS = ("app",)
 ROOT = Path(__file__).resolve().parents[1]
 KILLS, ENGINE_KILLS, TRIALS, SLOTS, SEED = 500, 25, 400, 32, 20261125
 LIMIT_S, BURST = 1500.0, 4
-HOSTS, NET, PREFIX = 3, "10.201.9", "aioksf"
+HOSTS, NET, PREFIX = 3, "10.201.23", "aioksf"
 HOST_KILLS, HOST_ENGINE_KILLS, HOST_TRIALS, HOST_SLOTS = 120, 8, 150, 6
 LEDGER = Path("etl-fake", "ended")  # in the cache: what the fake training brought to its end
 Fault = tuple[int, Callable[[], object]]
@@ -295,9 +295,13 @@ def hosts() -> list[dict[str, Any]]:
                 host, part = f"h{number + 1}", HOST_KILLS // HOSTS
                 faults.append((number * part + 5, partial(crash_at_work, testbed, host, run)))
                 faults.append(((number + 1) * part, partial(testbed.boot, host)))
-            done = disturb(run, HOST_KILLS, HOST_ENGINE_KILLS, dice, LIMIT_S, faults,
-                           lambda: absent_from(testbed), pause_s=1.0)  # fmt: skip
-            broken = verdict(run, HOST_TRIALS, fake_program.auc)
+            try:
+                done = disturb(run, HOST_KILLS, HOST_ENGINE_KILLS, dice, LIMIT_S, faults,
+                               lambda: absent_from(testbed), pause_s=1.0)  # fmt: skip
+                broken = verdict(run, HOST_TRIALS, fake_program.auc)
+            finally:
+                for host in absent_from(testbed):
+                    testbed.boot(host)
         what = f"kill -9 survived by a search on {HOSTS} hosts, each of which crashes once"
         return [_row(what, run, done, HOST_KILLS, broken, HOST_SLOTS)]
 
