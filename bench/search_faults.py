@@ -104,7 +104,7 @@ def new_run(trials: int, slots: int, pause_s: float, retries: int = 3, **search:
             "parameters": SPACE, "retries": retries, **search}  # fmt: skip
     model = catalog.load("dlrm")
     values = {"cluster": "localhost", "train.checkpoint_s": 1.0, "faults.grace_s": 20.0,
-              "faults.hang_s": 60.0}  # fmt: skip
+              "faults.hang_s": 60.0, "faults.policy": "stop", "faults.restarts": 3}  # fmt: skip
     own = {
         "model": "dlrm",
         "settings": resolve(model.settings, model.profiles["tiny"])[0],

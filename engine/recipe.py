@@ -21,7 +21,6 @@ from engine.hpo import experiment
 from engine.hpo.schema import Search
 from engine.programs import registry
 from engine.programs.model import PROFILE, search_part
-from engine.store import open_run_folder
 from engine.strict_yaml import (
     Name,
     Part,
@@ -383,11 +382,6 @@ def _search_problems(recipe: Recipe, source: Source, origins: Mapping[str, str])
     spec = catalog.load(recipe.model.name)
     defaults, _ = resolve(spec.settings, spec.profiles[recipe.model.profile], recipe.model.settings)
     found = experiment.problems(recipe.search, spec, defaults, recipe.goal.metric)
-    for number, run in enumerate(recipe.search.warm):
-        try:
-            open_run_folder(run)
-        except InputError as error:  # told now, not after hours of other steps
-            found.append((f"search.warm.{number}", f"{error.what}, {error.todo}"))
     return [f"{place_of(source, origins, key)}: {text}" for key, text in found]
 
 

@@ -44,16 +44,13 @@ class Results:
 
 def planned_search(plan: Plan) -> tuple[Search, Study] | None:
     """A plan's search as written, and the study that it means; None when it has no search."""
-    values = {value.key: value.value for value in plan.values}
-    search = {key.removeprefix("search."): v for key, v in values.items()
-              if key.startswith("search.")}  # fmt: skip
-    if not search:
+    step = plan.of_kind("search")
+    if step is None:
         return None
-    defaults = {key.removeprefix(SETTINGS): value for key, value in values.items()
-                if key.startswith(SETTINGS)}  # fmt: skip
-    part = Search.model_validate(search)
-    return part, study_of(part, catalog.of_plan(plan), defaults, str(values["goal.metric"]),
-                          int(values["seed"]))  # fmt: skip
+    own = step.settings
+    part = Search.model_validate(own["search"])
+    metric, seed = str(own["goal"]["metric"]), int(own["seed"])
+    return part, study_of(part, catalog.of_plan(plan), own["settings"], metric, seed)
 
 
 def of_run(run: str) -> Results:

@@ -8,8 +8,9 @@ from typing import Any
 
 from engine import events as ev
 from engine import recipe
+from engine.advisor.search_budget import search_part
 from engine.hpo.results import planned_search
-from engine.plan import Plan, PlannedValue
+from engine.plan import Plan, PlannedValue, Step
 from engine.store import EventLog, RunFolder, write_atomically
 from engine.strict_yaml import parse, to_yaml
 from models import catalog
@@ -29,11 +30,18 @@ def plan_of(search: dict[str, Any] | None, path: str = "clicks.tsv") -> Plan:
     spec = catalog.load("dlrm")
     values = {k: v for k, v in recipe.flatten(wanted.model_dump()).items()
               if not k.startswith("model.settings")}  # fmt: skip
-    for name, value in resolve(spec.settings, spec.profiles["optimized"])[0].items():
+    settings, _ = resolve(spec.settings, spec.profiles["optimized"])
+    for name, value in settings.items():
         plain = "-".join(map(str, value)) if isinstance(value, tuple) else value
         values[f"model.settings.{name}"] = plain
+    step = Step(
+        id="search", kind="search", title="search",
+        settings={"search": search_part(values), "settings": settings,
+                  "goal": {"metric": values["goal.metric"]}, "seed": values["seed"]},
+    )  # fmt: skip
     return Plan(
-        recipe="job", model="dlrm", steps=(), environments=("torch",), facts={},
+        recipe="job", model="dlrm", environments=("torch",), facts={},
+        steps=(step,) if search is not None else (),
         values=tuple(PlannedValue(key=k, value=v, origin=origins.get(k, "built-in"))
                      for k, v in values.items()),
         data=({"path": "/data/of/mine/clicks.tsv", "size": 1, "digest": "", "verified": False},),

@@ -52,17 +52,6 @@ def test_a_value_that_is_nested_too_deeply_is_a_text() -> None:
     assert "goal.minutes (--set): " in refused(GOOD, "goal.minutes=" + "[" * 5000)
 
 
-def test_a_warm_start_names_runs_that_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIOK_HOME", str(tmp_path))
-    (tmp_path / "runs" / "old-1").mkdir(parents=True)
-    said = refused(f"{GOOD}search: {{warm: [old-1, odl-1, ../old-1]}}")
-    assert "search.warm.1 (line 2): there is no run odl-1, did you mean old-1?" in said
-    assert "search.warm.2 (line 2): " in said and "search.warm.0" not in said
-    assert load(f"{GOOD}search: {{warm: [old-1]}}")[0].search is not None
-
-
 @pytest.mark.parametrize(
     ("text", "number"),
     [("1e-3", 1e-3), ("1.0e9", 1e9), ("2.5E+2", 250.0), (".5e1", 5.0), ("-1e3", -1000.0)],
