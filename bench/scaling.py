@@ -1,6 +1,6 @@
 """Training over 1, 2 and 3 hosts, each rank with the jobs' batch, beside as many one-core jobs.
 
-Hosts are namespaces of this machine, one rank a host, which meet over TCP only. The jobs are
+Hosts are namespaces of this machine with one core each, which meet over TCP only. The jobs are
 independent one-core trainings at the same time, on the same data. Where hosts outnumber cores the
 ratio says nothing and is not judged: there the share of a step that a rank waits for the others,
 and the bytes it hears from them, are what counts.
@@ -23,8 +23,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-import yaml
 
 from bench import training
 from bench.faults import forget
@@ -59,7 +57,7 @@ def small() -> list[dict[str, Any]]:
 
 def _measure(rows: int, repeats: int) -> list[dict[str, Any]]:
     with fresh_home() as place, Sandbox(place, max(HOSTS), NET, PREFIX) as testbed:
-        _one_rank_a_host(place, testbed)
+        _one_core_a_host(testbed)
         host_jobs.refuse(host_jobs.up("lab", [lock_of("torch")], lambda *_: None))
         found: dict[int, list[tuple[dict[str, Any], float]]] = {hosts: [] for hosts in HOSTS}
         for repeat in range(repeats):
@@ -72,12 +70,12 @@ def _measure(rows: int, repeats: int) -> list[dict[str, Any]]:
     return [*rows_of, *_predictions({n: [one for one, _ in found[n]] for n in HOSTS}, about)]
 
 
-def _one_rank_a_host(place: Path, testbed: Testbed) -> None:
-    path = place / "inventory.yaml"
-    inventory = yaml.safe_load(path.read_text())
-    for host in testbed.hosts():
-        inventory["hosts"][host.name]["slots"] = 1
-    path.write_text(yaml.safe_dump(inventory))
+def _one_core_a_host(testbed: Testbed) -> None:
+    """All see this machine's cores; what is started there from now on may use only one of them."""
+    cores = sorted(os.sched_getaffinity(0))
+    for number, host in enumerate(testbed.hosts()):
+        for process in testbed.processes(host.name):
+            os.sched_setaffinity(process.pid, {cores[number % len(cores)]})
 
 
 def _batch() -> int:
