@@ -11,11 +11,15 @@ from pathlib import Path
 import optuna
 import pytest
 
+from aiok_tui import trials as shown
 from aiok_tui.cli import main
-from engine import recipe, strict_yaml
+from engine import api, recipe, strict_yaml
 from engine.errors import InputError
 from engine.hpo import results
-from engine.hpo.trials import TrialState
+from engine.hpo.space import Parameter, Space, Type
+from engine.hpo.study import Objective, Study
+from engine.hpo.trials import Trial, TrialState
+from engine.report import search as search_report
 from engine.steps.report import write_report
 from engine.store import open_run_folder
 from tests.engine import searched
@@ -121,6 +125,47 @@ def test_best_and_export_write_files(
     assert aiok("trials", "two-1", "--export", f"optuna={study}") == 2
     assert aiok("trials", "two-1", "--export", "wandb=x") == 2
     assert "expected optuna=FILE" in capsys.readouterr().err
+
+
+def test_metrics_and_parameters_named_like_columns_keep_their_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("host", "auc", "started", "depth")
+    space = Space(parameters=tuple(
+        Parameter(name=name, type=Type.DOUBLE, low=0.0, high=9.0) for name in names
+    ))  # fmt: skip
+    objectives = tuple(Objective(name=name, maximize=True) for name in ("seconds", "auc", "loss"))
+    trial = Trial(
+        0, {"host": 1.0, "auc": 2.0, "started": 3.0, "depth": 4.0}, state=TrialState.FINISHED,
+        host="h7", seconds=60.0, started=5.5, values={"seconds": 6.0, "auc": 7.0, "loss": 8.0},
+    )  # fmt: skip
+    study = Study(space=space, objectives=objectives)
+    found = results.judged("mine-1", searched.plan_of(None), study, {0: trial})
+    (row,) = results.rows(found)
+    wanted = {
+        "seconds": 60.0, "host": "h7", "metric.seconds": 6.0, "metric.auc": 7.0, "loss": 8.0,
+        "parameter.host": 1.0, "parameter.auc": 2.0, "parameter.started": 3.0, "depth": 4.0,
+    }  # fmt: skip
+    assert {key: row.get(key) for key in wanted} == wanted
+    assert "auc" not in row and "started" not in row
+    monkeypatch.setattr(api, "trials", lambda run: found)
+    shown.show("mine-1", as_json=True, as_csv=False)
+    line = json.loads(capsys.readouterr().out)
+    assert {key: line.get(key) for key in wanted} == wanted
+    assert (line["started"], line["values"]) == (5.5, trial.values)
+    shown.show("mine-1", as_json=False, as_csv=True)
+    (cells,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (cells["seconds"], cells["metric.seconds"], cells["parameter.host"]) == (
+        "60.0", "6.0", "1.0"
+    )  # fmt: skip
+    head, line_of_0 = shown.table_text(found).splitlines()[:2]
+    assert head.split()[:5] == ["trial", "state", "metric.seconds", "metric.auc", "loss"]
+    assert line_of_0.split()[:6] == ["0", "finished", "6", "7", "8", "*"]
+    twin = search_report.collect(found)
+    assert twin["front"] == [
+        {"trial": 0, "metric.seconds": 6.0, "metric.auc": 7.0, "loss": 8.0}
+    ]
+    assert len(search_report.charts(twin)) >= 6  # each history, each front
 
 
 @pytest.mark.parametrize("run", ["one-1", "two-1", "none-1"])
