@@ -77,6 +77,7 @@ def test_a_search_goes_on_whatever_a_program_does(bare_home: Home) -> None:
     assert states == {TrialState.FINISHED: 3, TrialState.FAILED: 10}
     best = bare_home.path / "runs" / "mine-1" / "artifacts" / "search"
     assert json.loads((best / "result.json").read_text())["metrics"] == {"auc": 0.9}
+    assert json.loads((best / "trial" / "result.json").read_text()) == {"auc": 0.9}
     resumed = bare_home.aiok("resume", "mine-1")
     assert resumed.returncode == 2 and "is finished" in resumed.stderr  # its output is whole
     wait_until_nothing_is_left("mine-1")
