@@ -161,12 +161,16 @@ def _check_range(parameter: Parameter) -> None:
         raise ValueError(f"{parameter.name}: bounds must be finite numbers")
     if low > high:
         raise ValueError(f"{parameter.name}: the lower bound {low:g} is above the upper {high:g}")
+    if not math.isfinite(high - low):
+        raise ValueError(f"{parameter.name}: from {low:g} to {high:g} is too far to be searched")
     if parameter.type is Type.INT and (low != int(low) or high != int(high)):
         raise ValueError(f"{parameter.name}: the bounds of an int are whole numbers")
     if parameter.log and low <= 0:
         raise ValueError(f"{parameter.name}: a log scale needs a lower bound above 0")
     if parameter.step is not None and parameter.step <= 0:
         raise ValueError(f"{parameter.name}: step must be above 0")
+    if parameter.step is not None and not math.isfinite((high - low) / parameter.step):
+        raise ValueError(f"{parameter.name}: step {parameter.step:g} is too small for the bounds")
     if parameter.log and parameter.step is not None:
         raise ValueError(f"{parameter.name}: a log scale has no steps")
 

@@ -63,7 +63,9 @@ def setting_of(part: ParameterPart) -> Setting:
     log = part.transformation == "log"
     if log and low <= 0:
         raise ValueError("a log scale needs a lower bound above 0")
-    center = (low * high) ** 0.5 if log else (low + high) / 2
+    # Each end by itself: their product or sum may be no finite number.
+    center = float(f"{low**0.5 * high**0.5:.12g}") if log else low / 2 + high / 2
+    center = min(high, max(low, center))
     if part.step:
         center = low + part.step * ((center - low) // part.step)
     return Setting(
