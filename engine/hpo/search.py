@@ -130,7 +130,7 @@ class Search:
     def _take_over(self) -> None:
         """Judge what an earlier engine left running."""
         for trial in list(self.trials.values()):
-            if trial.state is not TrialState.RUNNING:
+            if not trial.is_leased:
                 continue
             slot = Slot(host=trial.host, cores=tuple(trial.cores))
             lease = Lease(number=trial.number, token=trial.token, assignment=trial.assignment,

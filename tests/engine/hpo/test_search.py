@@ -161,6 +161,25 @@ def test_a_kill_changes_nothing_of_what_is_asked_and_told() -> None:
     assert not again.waiting
 
 
+def test_what_ran_when_its_run_ended_is_interrupted_and_judged_by_the_next_engine() -> None:
+    world, journal = World(random.Random(3), ["finish"]), Journal(kill_at=[80])
+    with pytest.raises(Killed):
+        make(world, journal).run()
+    world.engine_died()
+    before = journal.state().trials
+    running = {n for n, trial in before.items() if trial.state is TrialState.RUNNING}
+    assert running
+    journal.append(ev.RunEnded(t=time.time(), status="failed", exit_code=1))
+    after = journal.state().trials
+    assert {n for n, t in after.items() if t.state is TrialState.INTERRUPTED} == running
+    assert not any(trial.state is TrialState.RUNNING for trial in after.values())
+    make(world, journal).run()
+    assert check(journal) == {number: ["finished"] for number in range(12)}
+    ended = [e for e in journal.events() if isinstance(e, ev.TrialEnded)]
+    told = {(e.trial, e.token) for e in ended}
+    assert {(n, before[n].token) for n in running} <= told  # each of these leases has its end
+
+
 class Silent(World):
     """Its trials say and end nothing by themselves; stopped ones obey."""
 
