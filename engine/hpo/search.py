@@ -85,7 +85,7 @@ class Search:
         self._stop_level = stop_level
         self._state = RunState(trials=dict(trials or {}))
         self._places = [_Place(slot) for slot in slots]
-        self._tally = Tally(study)
+        self._tally, self._total = Tally(study), float(study.most_trials() or 0)
         self._work: dict[int, _Work] = {}
         self._twins = Twins(self.trials.values())
         self._open: list[int] = []  # a heap of the numbers that wait for a slot
@@ -458,7 +458,7 @@ class Search:
     def _tell_progress(self) -> None:
         self._tell(
             ev.StepProgressed, phase="trials", done=float(self._tally.counted),
-            total=float(self._study.budget.trials or 0), unit="trials",
+            total=self._total, unit="trials",
         )  # fmt: skip
 
 

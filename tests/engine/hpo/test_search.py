@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from engine import events as ev
 from engine.errors import HostLost, RunStopped, StepFailed
+from engine.hpo import optimizers
 from engine.hpo import search as search_module
 from engine.hpo.leases import Ended, Heard, Lease, Outcome
 from engine.hpo.search import Policy, Search
+from engine.hpo.space import Parameter, Space, Type
 from engine.hpo.study import TRAINING_TIME, Budget, Objective, Strategy
 from engine.hpo.trials import Failure, Trial, TrialState
 from tests.engine.hpo.scripted import (
@@ -87,6 +89,21 @@ def test_all_trials_finish_and_the_best_is_returned() -> None:
     assert [r.step for r in trials[4].reports["accuracy"]] == [1, 2, 3]
     assert trials[4].reports["accuracy"][-1].value == accuracy(trials[4].assignment)
     assert trials[4].log == f"/logs/4.{trials[4].token}"
+
+
+def test_the_progress_counts_no_trials_that_there_cannot_be() -> None:
+    sizes = (Parameter(name="x", type=Type.DOUBLE, choices=(0.1, 0.2, 0.3, 0.4)),)
+    for space, budget, total in (
+        (Space(parameters=sizes), Budget(trials=100), 4),
+        (Space(parameters=sizes), Budget(trials=None), 4),
+        (Space(parameters=sizes), Budget(trials=3), 3),
+        (X, Budget(trials=5), 5),
+    ):
+        searched = study(space=space, budget=budget)
+        _, journal, _ = search(study=searched, optimizer=optimizers.make("grid", searched)
+                               if space is not X else Drawn())  # fmt: skip
+        told = [e for e in journal.events() if isinstance(e, ev.StepProgressed)]
+        assert [(e.done, e.total) for e in told] == [(n, total) for n in range(1, total + 1)]
 
 
 def test_the_default_assignment_comes_first_then_those_of_the_user() -> None:
