@@ -95,7 +95,10 @@ def _search(
     found = findings(study, search.trials.values())
     context.emit(ev.Noted, step=step.id, text=found.words,
                  level="info" if found.feasible else "warning")  # fmt: skip
-    return _keep(context, step, runner, best, search.trials, output)
+    result = _keep(context, step, runner, best, search.trials, output)
+    if found.nearest is not None:  # no trial keeps all thresholds
+        result["nearest"] = {"trial": found.nearest.number, "values": found.nearest.values}
+    return result
 
 
 def _connect(context: Context, step: Step) -> list[Site]:

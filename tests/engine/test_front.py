@@ -85,6 +85,8 @@ def test_each_threshold_that_is_alone_in_the_way_is_proposed() -> None:
     assert {(w.metric, w.value, w.number) for way in found.ways for w in way} == {
         ("training_time", 90.06, 0), ("auc", 0.75, 2)
     }  # fmt: skip
+    assert found.nearest is some[3]  # by a 20th of what aucs differ, and a 150th of the times
+    assert findings(study(auc, time), [*some, *trials({"auc": 0.9, "training_time": 1})]).nearest is None
     both = findings(study(auc, time), [some[3]])
     assert [[w.metric for w in way] for way in both.ways] == [["auc", "training_time"]]
     assert " and relax the threshold of training_time from 60 to 61" in both.words

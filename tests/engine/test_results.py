@@ -13,6 +13,7 @@ import pytest
 
 from aiok_tui import trials as shown
 from aiok_tui.cli import main
+from aiok_tui.output import headline
 from engine import api, recipe, strict_yaml
 from engine.errors import InputError
 from engine.hpo import results
@@ -20,6 +21,7 @@ from engine.hpo.space import Parameter, Space, Type
 from engine.hpo.study import Objective, Study
 from engine.hpo.trials import Trial, TrialState
 from engine.report import search as search_report
+from engine.state import StepState
 from engine.steps.report import write_report
 from engine.store import open_run_folder
 from tests.engine import searched
@@ -79,6 +81,17 @@ def test_nothing_feasible_has_no_best_but_a_way_out(runs: Path) -> None:
     assert all(row["best"] in ("infeasible", "") for row in results.rows(found))
     with pytest.raises(InputError, match="plain-1 has no search"):
         results.of_run("plain-1")
+
+
+def test_the_result_of_a_search_says_when_none_keeps_the_thresholds() -> None:
+    step = StepState("search", "search", "search")
+    step.result = {"trials": {"finished": 2, "repeated": 5}, "trial": 1, "values": {"auc": 0.5}}
+    assert headline(step) == "2 trials, the best is 1: auc 0.5"
+    step.result["trials"] = {"finished": 1}
+    step.result["nearest"] = {"trial": 0, "values": {"auc": 0.4, "seconds": 3}}
+    assert headline(step) == (
+        "1 trial, none keeps all thresholds, the nearest is 0: auc 0.4, seconds 3"
+    )
 
 
 def test_the_table_marks_the_front_and_shows_no_control_byte(
