@@ -170,7 +170,7 @@ def test_all_problems_of_a_search_are_told_at_once() -> None:
     ("{optimizer: optna}", "should be 'optuna', 'sigopt', 'random' or 'grid', not 'optna'"),
     ("{trials: 0}", "should be greater than or equal to 1, not 0"),
     ("{trials: null}", "the search would never end"),
-    ("{parallel: 0}", "parallel must be auto or 1..4096"),
+    ("{parallel: 0}", "search.parallel (line 2): must be auto or 1..4096, not 0"),
     ("{parameters: []}", "at least 1 item"),
     ("{metrics: [{name: auc, strategy: constraint}]}", "a constraint needs a threshold"),
     ("{metrics: [{name: auc, strategy: store, threshold: 1}]}", "a stored metric has no threshold"),
