@@ -323,8 +323,10 @@ def _holds(data: Mapping[str, Any], dotted: str) -> bool:
 
 
 def _data_problems(data: Mapping[str, Any]) -> list[str]:
-    """Only a program of the user's may go without data: it reads its own."""
-    if "dataset" in data or catalog.is_program(_model_name(data)):
+    """Only a program of the user's may go without data: it reads its own. What a model that nobody
+    knows needs is not known."""
+    name = _model_name(data)
+    if "dataset" in data or catalog.is_program(name) or name not in catalog.names():
         return []
     return ["dataset: this key is needed"]
 

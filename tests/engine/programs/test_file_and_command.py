@@ -60,6 +60,18 @@ def load(text: str, *overrides: str) -> tuple[recipe.Recipe, dict[str, str]]:
     return recipe.load(parse(text, "mine"), overrides, {})
 
 
+def test_a_recipe_of_an_unregistered_program_has_one_problem(tmp_path: Path) -> None:
+    register(write(tmp_path))
+    text = "model: {name: churn-gbt}\n"
+    assert load(text)[0].model.name == "churn-gbt"
+    registry.unregister("churn-gbt")
+    with pytest.raises(InputError) as caught:
+        load(text)
+    problems = str(caught.value).splitlines()
+    assert problems[0].endswith(": 1 problem")
+    assert "there is no model churn-gbt" in problems[1]
+
+
 def test_the_command_of_a_trial(tmp_path: Path) -> None:
     known = read_file(write(tmp_path))
     values = {"depth": 0, "rate": 0.001, "size": 16, "kind": "", "use_bias": True, "deep": 0.0}
