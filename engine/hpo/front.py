@@ -58,7 +58,10 @@ class Findings:
             return "No trial has finished yet."
         if not self.feasible:
             ways = "; or ".join(" and ".join(map(str, way)) for way in self.ways)
-            none = f"None of {len(self.finished)} finished trials keeps all thresholds."
+            count = len(self.finished)
+            none = f"None of {count} finished trials keeps all thresholds."
+            if count == 1:
+                none = "The one finished trial does not keep all thresholds."
             return f"{none} What would help: {ways}." if ways else none
         assert self.chosen is not None
         if len(self.study.optimized) == 1:
@@ -70,7 +73,8 @@ class Findings:
             text = f"{count} that no other one beats in {names}"
             text += f"; knee point: trial {self.knee.number}." if self.knee else "."
         dropped = len(self.finished) - len(self.feasible)
-        return text + (f" {dropped} finished trials miss a threshold." if dropped else "")
+        missing = "1 finished trial misses" if dropped == 1 else f"{dropped} finished trials miss"
+        return text + (f" {missing} a threshold." if dropped else "")
 
 
 def findings(study: Study, trials: Iterable[Trial]) -> Findings:

@@ -89,7 +89,7 @@ def test_a_search_goes_on_whatever_a_program_does(bare_home: Home) -> None:
     assert again.returncode == 0, again.stderr
     planned = bare_home.aiok("plan", "best.yaml")
     assert planned.returncode == 0, planned.stderr
-    assert "search ways: 1 trials by optuna" in planned.stdout
+    assert "search ways: 1 trial by optuna" in planned.stdout
     assert "model.settings.way         best" in planned.stdout
     predicted = bare_home.aiok("predict", "mine-1", "-i", "main.py", "-o", "x.csv")
     assert predicted.returncode == 2
@@ -99,7 +99,7 @@ def test_a_search_goes_on_whatever_a_program_does(bare_home: Home) -> None:
 def test_the_verbs_of_programs(bare_home: Home) -> None:
     write_program(bare_home.path)
     registered = bare_home.aiok("register", "ways.yaml")
-    assert registered.stdout == "ways: 1 parameters (way), metrics auc\n"
+    assert registered.stdout == "ways: 1 parameter (way), metrics auc\n"
     assert "\nways: a program of yours" in bare_home.aiok("models").stdout
     shown = bare_home.aiok("models", "ways")
     assert "way      good" in shown.stdout
