@@ -58,9 +58,8 @@ class Findings:
             return "No trial has finished yet."
         if not self.feasible:
             ways = "; or ".join(" and ".join(map(str, way)) for way in self.ways)
-            count = len(self.finished)
-            none = f"None of {count} finished trials keeps all thresholds."
-            if count == 1:
+            none = f"None of {len(self.finished)} finished trials keeps all thresholds."
+            if len(self.finished) == 1:
                 none = "The one finished trial does not keep all thresholds."
             return f"{none} What would help: {ways}." if ways else none
         assert self.chosen is not None

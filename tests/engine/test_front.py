@@ -87,7 +87,7 @@ def test_each_threshold_that_is_alone_in_the_way_is_proposed() -> None:
     assert {(w.metric, w.value, w.number) for way in found.ways for w in way} == {
         ("training_time", 90.06, 0), ("auc", 0.75, 2)
     }  # fmt: skip
-    assert found.nearest is some[3]  # by a 20th of what aucs differ, and a 150th of the times
+    assert found.nearest is some[3]  # by a tenth of what aucs differ, and a 150th of the times
     good = Trial(4, {"x": 0.5}, state=TrialState.FINISHED, values={"auc": 0.9, "training_time": 1})
     assert findings(study(auc, time), [*some, good]).nearest is None
     both = findings(study(auc, time), [some[3]])

@@ -175,9 +175,7 @@ def test_metrics_and_parameters_named_like_columns_keep_their_own(
     assert head.split()[:5] == ["trial", "state", "metric.seconds", "metric.auc", "loss"]
     assert line_of_0.split()[:6] == ["0", "finished", "6", "7", "8", "*"]
     twin = search_report.collect(found)
-    assert twin["front"] == [
-        {"trial": 0, "metric.seconds": 6.0, "metric.auc": 7.0, "loss": 8.0}
-    ]
+    assert twin["front"] == [{"trial": 0, "metric.seconds": 6.0, "metric.auc": 7.0, "loss": 8.0}]
     assert len(search_report.charts(twin)) >= 6  # each history, each front
 
 

@@ -151,7 +151,7 @@ def test_the_ends_of_the_numbers_are_bounds_or_told(
         return
     program = read_file(write(tmp_path, parameters=[part])).program
     assert setting_of(program.parameters[0]).default == pytest.approx(middle)
-    assert low <= space_of(program).sample(random.Random(1))["x"] <= high
+    assert low <= float(space_of(program).sample(random.Random(1))["x"]) <= high
 
 
 @pytest.mark.parametrize(
