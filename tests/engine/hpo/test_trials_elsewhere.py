@@ -92,6 +92,7 @@ def test_the_files_of_a_programs_trial_stay_as_it_left_them(
             (files.output / name).write_text(f"my {name}")
         files.outcome.write_text('{"auc": 0.5}')
         output = tmp_path / f"output-{place}"
+        output.mkdir()
         result = search_step._keep(context, step, runner, best, {0: best}, output)
         assert (result["trial"], result["auc"]) == (0, 0.5)
         for name in mine:
