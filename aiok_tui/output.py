@@ -315,11 +315,7 @@ def headline(step: StepState) -> str:
             f"{found['rows_per_second']:,.0f} rows/s, best valid AUC "
             f"{found['best']['valid']['auc']:.4f}, {found['stop_reason']}"
         ),
-        "search": lambda: (
-            f"{sum(n for state, n in found['trials'].items() if state != 'repeated')} trials, "
-            f"the best is {found['trial']}: "
-            + ", ".join(f"{name} {value:.6g}" for name, value in found["values"].items())
-        ),
+        "search": lambda: _searched(found),
         "evaluate": lambda: (
             f"test AUC {found['auc']:.4f}"
             + (f" (ceiling {found['ceiling_auc']:.4f})" if found.get("ceiling_auc") else "")
@@ -334,6 +330,15 @@ def headline(step: StepState) -> str:
         return say[step.kind]()
     except (KeyError, TypeError, ValueError, AttributeError):
         return ""
+
+
+def _searched(found: Mapping[str, Any]) -> str:
+    """How many trials, and the best; where none keeps all thresholds, the nearest to them."""
+    count = sum(n for state, n in found["trials"].items() if state != "repeated")
+    what = "none keeps all thresholds, the nearest" if "nearest" in found else "the best"
+    shown = found.get("nearest", found)
+    values = ", ".join(f"{name} {value:.6g}" for name, value in shown["values"].items())
+    return f"{count} trial{'s' * (count != 1)}, {what} is {shown['trial']}: {values}"
 
 
 def _one_row(found: Mapping[str, Any]) -> str:

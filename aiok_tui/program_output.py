@@ -16,7 +16,8 @@ def print_registered(known: Known) -> None:
     """What it is now, and what can be done with it."""
     program = known.program
     names = ", ".join(part.name for part in program.parameters)
-    print(f"{program.name}: {len(program.parameters)} parameters ({names}), "
+    count = len(program.parameters)
+    print(f"{program.name}: {count} parameter{'s' * (count > 1)} ({names}), "
           f"metrics {', '.join(metric.name for metric in program.metrics)}")  # fmt: skip
     words(f"aiok check {program.name} tries it; recipes say model: {{name: {program.name}}}")
 

@@ -37,8 +37,8 @@ def show(run: str, as_json: bool, as_csv: bool) -> None:
 
 def table_text(results: Results) -> str:
     """The trials as a table; below it what mattered."""
-    names = results.study.space.names()[:MOST_PARAMETERS]
-    metrics = [objective.name for objective in results.study.objectives]
+    of_metrics, of_parameters = found.columns(results.study)
+    metrics, names = [*of_metrics.values()], [*of_parameters.values()][:MOST_PARAMETERS]
     head = ["trial", "state", *metrics, "", *names, "time", "why"]
     lines = [
         [
@@ -50,9 +50,9 @@ def table_text(results: Results) -> str:
         for row in found.rows(results)
     ]  # fmt: skip
     text = [table(lines, head)]
-    left_out = len(results.study.space.names()) - len(names)
+    left_out = len(of_parameters) - len(names)
     if left_out > 0:
-        text.append(f"{left_out} more parameters: --json or --csv")
+        text.append(f"{left_out} more parameter{'s' * (left_out > 1)}: --json or --csv")
     for one in results.importance:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in one.shares.items())
         text.append(f"what matters for {one.metric}: {shares or one.why_not}")

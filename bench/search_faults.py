@@ -220,8 +220,8 @@ def verdict(
     if best is None or result.get("values") != {"auc": best}:
         broken.append(f"the best is {result.get('values')}, not {best}")
     else:
-        output = json.loads((open_run_folder(run).artifacts("search") / "model.json").read_text())
-        if output["auc"] != best:
+        (made,) = open_run_folder(run).artifacts("search").rglob("model.json")
+        if json.loads(made.read_text())["auc"] != best:
             broken.append("the output is not that of the best trial")
     if (ledger := cache_folder() / LEDGER).exists():
         counts = Counter(ledger.read_text().split())

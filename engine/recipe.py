@@ -22,6 +22,7 @@ from engine.hpo.schema import Search
 from engine.programs import registry
 from engine.programs.model import PROFILE, search_part
 from engine.strict_yaml import (
+    Count,
     Name,
     Part,
     Source,
@@ -126,15 +127,9 @@ class Etl(Part):
 class Train(Part):
     """How the training is spread and saved, and the environment of all that computes with torch."""
 
-    ranks: int | Literal["auto"] = "auto"
+    ranks: Count = "auto"
     environment: Literal["torch", "ipex"] = "torch"
     checkpoint_s: float = Field(default=60.0, ge=0.5, le=86_400)
-
-    @model_validator(mode="after")
-    def _some(self) -> Train:
-        if isinstance(self.ranks, int) and not 1 <= self.ranks <= 4096:
-            raise ValueError("ranks must be auto or 1..4096")
-        return self
 
 
 class Goal(Part):
@@ -328,8 +323,10 @@ def _holds(data: Mapping[str, Any], dotted: str) -> bool:
 
 
 def _data_problems(data: Mapping[str, Any]) -> list[str]:
-    """Only a program of the user's may go without data: it reads its own."""
-    if "dataset" in data or catalog.is_program(_model_name(data)):
+    """Only a program of the user's may go without data: it reads its own. What a model that nobody
+    knows needs is not known."""
+    name = _model_name(data)
+    if "dataset" in data or catalog.is_program(name) or name not in catalog.names():
         return []
     return ["dataset: this key is needed"]
 

@@ -398,7 +398,7 @@ def _leased(event: ev.TrialMeasured | ev.TrialEnded, state: RunState) -> Trial |
         and isinstance(event, ev.TrialEnded)
         and (event.state == TrialState.PRUNED or event.as_trial != ev.NOT_ANOTHER)
     )
-    return trial if trial.state is TrialState.RUNNING or never_begun or given_up else None
+    return trial if trial.is_leased or never_begun or given_up else None
 
 
 @_apply.register
@@ -431,3 +431,6 @@ def _(event: ev.TrialEnded, state: RunState) -> None:
 @_apply.register
 def _(event: ev.RunEnded, state: RunState) -> None:
     state.status, state.exit_code, state.ended = RunStatus(event.status), event.exit_code, event.t
+    for trial in state.trials.values():
+        if trial.state is TrialState.RUNNING:
+            trial.state = TrialState.INTERRUPTED

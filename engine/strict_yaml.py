@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +23,15 @@ from engine.errors import InputError
 from models.settings import nearest, shown
 
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _up_to_4096(value: int | Literal["auto"]) -> int | Literal["auto"]:
+    if isinstance(value, int) and not 1 <= value <= 4096:
+        raise ValueError("must be auto or 1..4096")
+    return value
+
+
+Count = Annotated[int | Literal["auto"], AfterValidator(_up_to_4096)]  # of what works side by side
 SHORT_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 PYDANTIC_WORDS = re.compile(r"^(?:Input|String|List) (?=should )| after validation, not \d+$")

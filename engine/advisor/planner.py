@@ -160,7 +160,7 @@ def _where(job: Job) -> str:
 
 def _trials(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> str:
     count = count_trials(job, spec, values)
-    trials = f"{count:,} trials" if count else "trials"
+    trials = f"{count:,} trial{'s' * (count > 1)}" if count else "trials"
     return f"{trials} by {values['search.optimizer']}, {values['search.parallel']} at a time"
 
 

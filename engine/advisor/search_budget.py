@@ -18,6 +18,7 @@ from engine.advisor.job import Job
 from engine.hpo.experiment import study_of
 from engine.hpo.schema import Search
 from engine.hpo.space import Space
+from engine.hpo.study import Study
 from engine.plan import Estimate
 from engine.programs import registry
 from engine.recipe import Value
@@ -47,7 +48,7 @@ def advised(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Value]
     others of the finished recipe, by key."""
     if job.recipe.search is None:
         return []
-    one, space = one_trial(job, spec, values), _space(job, spec, values)
+    one, space = one_trial(job, spec, values), _study(job, spec, values).space
     slots = _slots(job, spec, one)
     found: list[Value] = []
     trials = _int(values["search.trials"])
@@ -69,10 +70,10 @@ def _int(value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def _space(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Space:
-    assert job.recipe.search is not None
+def _study(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Study:
+    part = Search.model_validate(search_part(values))
     defaults = {s.name: values[f"model.settings.{s.name}"] for s in spec.settings}
-    return study_of(job.recipe.search, spec, defaults, job.recipe.goal.metric).space
+    return study_of(part, spec, defaults, job.recipe.goal.metric)
 
 
 def _trials(
@@ -146,8 +147,7 @@ def search_part(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def count_trials(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> int | None:
     """How many trials a search has at most; None when only time or patience ends it."""
-    limits = (_int(values["search.trials"]), _space(job, spec, values).size())
-    return min((limit for limit in limits if limit is not None), default=None)
+    return _study(job, spec, values).most_trials()
 
 
 def search_estimate(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Estimate:

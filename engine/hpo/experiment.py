@@ -107,6 +107,8 @@ def _build(
         found.append(("search.optimizer", f"a grid visits every point, but {error}"))
     except StopIteration:
         found.append(("search.linear_constraints", "no point of the grid keeps them"))
+    if search.optimizer != "grid" and space.constraints and space.size() == 0:
+        found.append(("search.linear_constraints", "no values keep all of them"))
     try:
         budget = Budget(trials=search.trials, minutes=search.minutes, patience=search.patience)
         study = Study(space=space, objectives=objectives, budget=budget, seed=seed, start=start)

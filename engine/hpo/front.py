@@ -39,7 +39,8 @@ class Findings:
     """`front`: all feasible finished trials that no other one beats, in the order of the first
     metric; with one metric the best trial alone. `chosen`: the one to go on with, the best in the
     first metric (`knee`, with several, gives up little of each). When nothing is feasible, `front`
-    is empty, `chosen` the best of the infeasible, and each of `ways` would be a way out."""
+    is empty, `chosen` the best of the infeasible, `nearest` the one that misses the thresholds by
+    least, and each of `ways` would be a way out."""
 
     study: Study
     finished: tuple[Trial, ...] = ()
@@ -47,6 +48,7 @@ class Findings:
     front: tuple[Trial, ...] = ()
     chosen: Trial | None = None
     knee: Trial | None = None
+    nearest: Trial | None = None
     ways: tuple[tuple[Relaxation, ...], ...] = ()
 
     @property
@@ -57,6 +59,8 @@ class Findings:
         if not self.feasible:
             ways = "; or ".join(" and ".join(map(str, way)) for way in self.ways)
             none = f"None of {len(self.finished)} finished trials keeps all thresholds."
+            if len(self.finished) == 1:
+                none = "The one finished trial does not keep all thresholds."
             return f"{none} What would help: {ways}." if ways else none
         assert self.chosen is not None
         if len(self.study.optimized) == 1:
@@ -68,7 +72,8 @@ class Findings:
             text = f"{count} that no other one beats in {names}"
             text += f"; knee point: trial {self.knee.number}." if self.knee else "."
         dropped = len(self.finished) - len(self.feasible)
-        return text + (f" {dropped} finished trials miss a threshold." if dropped else "")
+        missing = "1 finished trial misses" if dropped == 1 else f"{dropped} finished trials miss"
+        return text + (f" {missing} a threshold." if dropped else "")
 
 
 def findings(study: Study, trials: Iterable[Trial]) -> Findings:
@@ -85,7 +90,8 @@ def findings(study: Study, trials: Iterable[Trial]) -> Findings:
     candidates = sorted(feasible or finished, key=lambda t: (losses[t.number], t.number))
     chosen = candidates[0] if candidates else None
     if not feasible:
-        return Findings(study, finished, chosen=chosen, ways=tuple(_ways(study, finished)))
+        near, ways = _ways(study, finished)
+        return Findings(study, finished, chosen=chosen, nearest=near or chosen, ways=ways)
     best = {feasible[index].number for index in non_dominated([losses[t.number] for t in feasible])}
     front = [trial for trial in candidates if trial.number in best]
     if len(names) == 1:
@@ -176,9 +182,12 @@ def knee(front: Sequence[Point]) -> int | None:
     return best if sums[best] < ends - 1e-9 else None
 
 
-def _ways(study: Study, finished: Sequence[Trial]) -> Iterable[tuple[Relaxation, ...]]:
-    """What to relax so that a trial is allowed: each threshold that is alone in the way of some
-    trial, the smallest step first; if there is none, what the nearest trial needs."""
+def _ways(
+    study: Study, finished: Sequence[Trial]
+) -> tuple[Trial | None, tuple[tuple[Relaxation, ...], ...]]:
+    """The trial nearest to the thresholds (None where none has all of these metrics), and what to
+    relax so that a trial is allowed: each threshold that is alone in the way of some trial, the
+    smallest step first; if there is none, what the nearest trial needs."""
     broken = {
         trial.number: [o for o in study.objectives
                        if not o.keeps(trial.values.get(o.name, math.nan))]
@@ -198,12 +207,16 @@ def _ways(study: Study, finished: Sequence[Trial]) -> Iterable[tuple[Relaxation,
     for number in near:
         if len(broken[number]) == 1:
             alone.setdefault(broken[number][0].name, number)
-    for number in list(alone.values()) or near[:1]:
+
+    def relaxed(number: int) -> tuple[Relaxation, ...]:
         values = by_number[number].values
-        yield tuple(
+        return tuple(
             Relaxation(o.name, o.threshold or 0.0, outward(o, values[o.name]), number)
             for o in broken[number]
         )
+
+    ways = tuple(relaxed(number) for number in list(alone.values()) or near[:1])
+    return by_number[near[0]] if near else None, ways
 
 
 def _miss(objective: Objective, value: float) -> float:

@@ -44,8 +44,9 @@ def _of(study: Study, trials: Sequence[Trial], objective: Objective) -> Importan
     ]  # fmt: skip
     count, name = len(known), objective.name
     if count < FEWEST:
-        return Importance(name, count, why_not=f"{count} finished trials are too few to tell what "
-                          f"matters: {FEWEST} are needed")  # fmt: skip
+        few = "1 finished trial is" if count == 1 else f"{count} finished trials are"
+        why_not = f"{few} too few to tell what matters: {FEWEST} are needed"
+        return Importance(name, count, why_not=why_not)
     if len({trial.values[name] for trial in known}) == 1:
         return Importance(name, count, why_not=f"all {count} trials have the same {name}")
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances

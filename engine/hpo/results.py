@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from engine.store import open_run_folder
 from engine.strict_yaml import to_yaml
 
 SETTINGS = "model.settings."
+# Columns of a row, and what `aiok trials --json` adds: never those of a metric or a parameter.
+OWN = frozenset((
+    "trial", "state", "best", "seconds", "host", "origin", "failure", "what", "as_trial",
+    "assignment", "values", "cores", "tries", "started", "ended",
+))  # fmt: skip
 Cell = str | float | int | bool | None
 
 
@@ -77,6 +82,7 @@ def rows(results: Results) -> list[dict[str, Cell]]:
     `best` is "front" for a trial that no other one beats (the best one, with one metric) and
     "infeasible" for one that misses a threshold.
     """
+    metrics, parameters = columns(results.study)
     front = {trial.number for trial in results.found.front}
     feasible = {trial.number for trial in results.found.feasible}
     finished = {trial.number for trial in results.found.finished}
@@ -85,13 +91,28 @@ def rows(results: Results) -> list[dict[str, Cell]]:
         bad = trial.number in finished and trial.number not in feasible
         row: dict[str, Cell] = {"trial": trial.number, "state": str(trial.state)}
         row["best"] = "front" if trial.number in front else "infeasible" if bad else ""
-        row |= {o.name: trial.values.get(o.name) for o in results.study.objectives}
-        row |= {name: _plain(trial.assignment.get(name)) for name in results.study.space.names()}
+        row |= {column: trial.values.get(name) for name, column in metrics.items()}
+        row |= {column: _plain(trial.assignment.get(name)) for name, column in parameters.items()}
         row |= {"seconds": round(trial.seconds, 3), "host": plain(trial.host),
                 "origin": trial.origin, "failure": str(trial.failure or ""),
                 "what": plain(trial.what)}  # fmt: skip
         made.append(row)
     return made
+
+
+def columns(study: Study) -> tuple[dict[str, str], dict[str, str]]:
+    """The column of each metric and of each parameter by its name: the name itself, with `metric.`
+    or `parameter.` before it where that is another column's."""
+    metrics = [objective.name for objective in study.objectives]
+    parameters = study.space.names()
+
+    def apart(kind: str, names: Sequence[str], taken: Set[str]) -> dict[str, str]:
+        return {name: f"{kind}.{name}" if name in taken else name for name in names}
+
+    return (
+        apart("metric", metrics, OWN | set(parameters)),
+        apart("parameter", parameters, OWN | set(metrics)),
+    )
 
 
 def _plain(value: Cell) -> Cell:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from engine.strict_yaml import Name, Part
+from engine.strict_yaml import Count, Name, Part
 from models.settings import Scalar
 
 Condition = dict[str, Scalar | list[Scalar]]
@@ -103,7 +103,7 @@ class Search(Part):
     trials: int | None = Field(default=TRIALS, ge=1, le=1_000_000)
     minutes: float | None = Field(default=None, gt=0)
     patience: int | None = Field(default=None, ge=1)
-    parallel: int | Literal["auto"] = "auto"
+    parallel: Count = "auto"
     parameters: list[ParameterPart] | None = Field(default=None, min_length=1)
     metrics: list[MetricPart] | None = Field(default=None, min_length=1)
     linear_constraints: list[LinearConstraintPart] | None = None
@@ -124,8 +124,6 @@ class Search(Part):
 
     @model_validator(mode="after")
     def _ends(self) -> Search:
-        if isinstance(self.parallel, int) and not 1 <= self.parallel <= 4096:
-            raise ValueError("parallel must be auto or 1..4096")
         limits = (self.trials, self.minutes, self.patience)
         if self.optimizer != "grid" and limits == (None, None, None):
             raise ValueError("without trials, minutes and patience the search would never end")

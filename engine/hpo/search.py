@@ -85,7 +85,7 @@ class Search:
         self._stop_level = stop_level
         self._state = RunState(trials=dict(trials or {}))
         self._places = [_Place(slot) for slot in slots]
-        self._tally = Tally(study)
+        self._tally, self._total = Tally(study), float(study.most_trials() or 0)
         self._work: dict[int, _Work] = {}
         self._twins = Twins(self.trials.values())
         self._open: list[int] = []  # a heap of the numbers that wait for a slot
@@ -130,7 +130,7 @@ class Search:
     def _take_over(self) -> None:
         """Judge what an earlier engine left running."""
         for trial in list(self.trials.values()):
-            if trial.state is not TrialState.RUNNING:
+            if not trial.is_leased:
                 continue
             slot = Slot(host=trial.host, cores=tuple(trial.cores))
             lease = Lease(number=trial.number, token=trial.token, assignment=trial.assignment,
@@ -458,7 +458,7 @@ class Search:
     def _tell_progress(self) -> None:
         self._tell(
             ev.StepProgressed, phase="trials", done=float(self._tally.counted),
-            total=float(self._study.budget.trials or 0), unit="trials",
+            total=self._total, unit="trials",
         )  # fmt: skip
 
 

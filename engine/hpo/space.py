@@ -21,6 +21,7 @@ Assignment = Mapping[str, Scalar]
 
 MOST_POINTS = 1_000_000  # of a space that is listed point by point
 COUNTED = 10_000  # assignments that are counted one by one, to leave out what is not allowed
+SLACK = 1e-9  # of a linear constraint: sums are rounded
 MOST_DRAWS = 10_000  # for one point that keeps the constraints
 SPREAD = 8.0  # a log scale is searched from default / SPREAD to default x SPREAD
 
@@ -160,12 +161,16 @@ def _check_range(parameter: Parameter) -> None:
         raise ValueError(f"{parameter.name}: bounds must be finite numbers")
     if low > high:
         raise ValueError(f"{parameter.name}: the lower bound {low:g} is above the upper {high:g}")
+    if not math.isfinite(high - low):
+        raise ValueError(f"{parameter.name}: from {low:g} to {high:g} is too far to be searched")
     if parameter.type is Type.INT and (low != int(low) or high != int(high)):
         raise ValueError(f"{parameter.name}: the bounds of an int are whole numbers")
     if parameter.log and low <= 0:
         raise ValueError(f"{parameter.name}: a log scale needs a lower bound above 0")
     if parameter.step is not None and parameter.step <= 0:
         raise ValueError(f"{parameter.name}: step must be above 0")
+    if parameter.step is not None and not math.isfinite((high - low) / parameter.step):
+        raise ValueError(f"{parameter.name}: step {parameter.step:g} is too small for the bounds")
     if parameter.log and parameter.step is not None:
         raise ValueError(f"{parameter.name}: a log scale has no steps")
 
@@ -192,6 +197,23 @@ class LinearConstraint:
         over = total - self.high if self.high is not None else -math.inf
         under = self.low - total if self.low is not None else -math.inf
         return max(over, under)
+
+    def check_reach(self, parameters: Mapping[str, Parameter]) -> None:
+        """ValueError when no values of the parameters, each taken by itself, keep it."""
+        ends = [_weighted(parameters[name], weight) for name, weight in self.weights.items()]
+        least, most = sum(low for low, _ in ends), sum(high for _, high in ends)
+        if self.high is not None and least - self.high > SLACK:
+            raise ValueError(f"no values keep it: the sum is {least:g} at least, not {self.high:g}")
+        if self.low is not None and self.low - most > SLACK:
+            raise ValueError(f"no values keep it: the sum is {most:g} at most, not {self.low:g}")
+
+
+def _weighted(parameter: Parameter, weight: float) -> tuple[float, float]:
+    """The least and the most that a parameter adds to a sum; an inactive one adds 0."""
+    found = [weight * float(value) for value in parameter.choices or parameter.range]
+    if parameter.condition:
+        found.append(0.0)
+    return min(found), max(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +245,7 @@ class Space:
                     raise ValueError(f"a constraint names {name}: {nearest(name, list(known))}")
                 if known[name].type is Type.CATEGORICAL:
                     raise ValueError(f"a constraint names {name}, which is no number")
+            constraint.check_reach(known)
 
     def names(self) -> list[str]:
         """The names in order."""
@@ -268,7 +291,7 @@ class Space:
 
     def allows(self, assignment: Assignment) -> bool:
         """Whether the linear constraints are kept."""
-        return all(constraint.excess(assignment) <= 1e-9 for constraint in self.constraints)
+        return all(constraint.excess(assignment) <= SLACK for constraint in self.constraints)
 
     def default(self) -> dict[str, Scalar] | None:
         """The assignment of all defaults; None when an active parameter has none or they break a

@@ -83,6 +83,11 @@ class Study:
         """The metrics that steer the search: all but those that are only stored."""
         return tuple(o for o in self.objectives if o.strategy is not Strategy.STORE)
 
+    def most_trials(self) -> int | None:
+        """How many trials there are at most; None when only time or patience ends them."""
+        limits = (self.budget.trials, self.space.size())
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def is_feasible(self, values: Mapping[str, float]) -> bool:
         """Whether all thresholds are kept."""
         return all(o.keeps(values.get(o.name, math.nan)) for o in self.objectives)

@@ -68,6 +68,12 @@ class Trial:
     as_trial: int | None = None
 
     @property
+    def is_leased(self) -> bool:
+        """Whether its latest lease has not been told to have ended: it runs, or its run ended."""
+        cut_off = self.state is TrialState.INTERRUPTED and self.ended is None
+        return self.state is TrialState.RUNNING or cut_off
+
+    @property
     def is_own(self) -> bool:
         """Whether it is a training of this search: not one of an earlier study, no repetition."""
         return self.origin != "warm" and self.as_trial is None

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.clusters import local_site
 from engine.code import deploy
-from engine.errors import AiokError
+from engine.errors import AiokError, InputError
 from engine.programs import registry
 from engine.programs.file import read_file
 from engine.programs.model import active_defaults
@@ -75,7 +75,9 @@ class _Heard(Listener):
 
 def prepare(program: str, data: Path | None, seconds: float) -> CheckTrial:
     """The trial of a registered program, or of a file (with a `/` or ending in .yaml); its
-    parameters have their defaults."""
+    parameters have their defaults. InputError: there is no such program, or no such data."""
+    if data is not None and not data.expanduser().exists():
+        raise InputError(f"--data {data}: there is no such file or folder")
     is_file = "/" in program or program.endswith((".yaml", ".yml"))
     known = read_file(Path(program)) if is_file else registry.get(program)
     job = f"check-{os.getpid()}-{time.time_ns()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,8 +64,10 @@ def setting_of(part: ParameterPart) -> Setting:
     log = part.transformation == "log"
     if log and low <= 0:
         raise ValueError("a log scale needs a lower bound above 0")
-    center = (low * high) ** 0.5 if log else (low + high) / 2
-    if part.step:
+    # Each end by itself: their product or sum may be no finite number.
+    center = float(f"{low**0.5 * high**0.5:.12g}") if log else low / 2 + high / 2
+    center = min(high, max(low, center))
+    if part.step and math.isfinite((center - low) / part.step):  # else the space refuses it
         center = low + part.step * ((center - low) // part.step)
     return Setting(
         name=part.name, kind=Kind.INT if part.type == "int" else Kind.FLOAT, help=text, low=low,

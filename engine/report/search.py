@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from engine.hpo import front
-from engine.hpo.results import Results, counts, rows
+from engine.hpo.results import Results, columns, counts, rows
 from engine.hpo.study import Objective
 from engine.report.charts import (
     Bar,
@@ -29,9 +29,10 @@ UNITS = {"auc": "auc", "logloss": "nats", "training_time": "s"}
 
 def collect(results: Results) -> dict[str, Any]:
     """All of it as one JSON value; `history` is one list of [trial, value, best so far] a metric,
-    `front` one row of values a trial that no other one beats."""
+    `front` one row of values a trial that no other one beats; there and in `trials` the values of a
+    metric stand under its `column`."""
     found, study = results.found, results.study
-    names = [objective.name for objective in study.optimized]
+    names, named = [objective.name for objective in study.optimized], columns(study)[0]
     bound = front.reference_point(study, found.finished)
     volume = None
     if 2 <= len(names) <= 3 and found.feasible:
@@ -43,13 +44,15 @@ def collect(results: Results) -> dict[str, Any]:
         "seconds": sum(trial.seconds for trial in results.trials),
         "metrics": [
             {"name": o.name, "maximize": o.maximize, "strategy": str(o.strategy),
-             "threshold": o.threshold} for o in study.objectives
+             "threshold": o.threshold, "column": named[o.name]} for o in study.objectives
         ],
         "optimized": names,
         "chosen": None if found.chosen is None else found.chosen.number,
         "knee": None if found.knee is None else found.knee.number,
         "hypervolume": volume,
-        "front": [{"trial": t.number, **{n: t.values[n] for n in names}} for t in found.front],
+        "front": [
+            {"trial": t.number, **{named[n]: t.values[n] for n in names}} for t in found.front
+        ],
         "history": {objective.name: _history(results, objective) for objective in study.optimized},
         "importance": [
             {"metric": one.metric, "trials": one.trials, "shares": one.shares,
@@ -106,15 +109,17 @@ def _history_panel(search: dict[str, Any], metric: dict[str, Any]) -> dict[str, 
 
 def _front_panel(search: dict[str, Any], across: str, up: str) -> dict[str, Any]:
     on_front = {row["trial"] for row in search["front"]}
+    column = {metric["name"]: metric["column"] for metric in search["metrics"]}
     dots = []
     for row in search["trials"]:
-        if row["state"] != "finished" or row[across] is None or row[up] is None:
+        x, y = row[column[across]], row[column[up]]
+        if row["state"] != "finished" or x is None or y is None:
             continue
-        said = (f"trial {row['trial']}: {across} {show(row[across], UNITS.get(across, ''))}, "
-                f"{up} {show(row[up], UNITS.get(up, ''))}")  # fmt: skip
+        said = (f"trial {row['trial']}: {across} {show(x, UNITS.get(across, ''))}, "
+                f"{up} {show(y, UNITS.get(up, ''))}")  # fmt: skip
         slot = 1 if row["trial"] in on_front else 2
         slot = 3 if row["trial"] == search["knee"] else slot
-        dots.append(Dot(row[across], row[up], said, slot))
+        dots.append(Dot(x, y, said, slot))
     joined = len(search["optimized"]) == 2  # with a third metric a front is no line
     plane = Plane(f"{up} over {across}", UNITS.get(across, ""), UNITS.get(up, ""), joined)
     legend = [(1, "no trial beats these", str(len(on_front)))]

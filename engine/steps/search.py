@@ -95,7 +95,10 @@ def _search(
     found = findings(study, search.trials.values())
     context.emit(ev.Noted, step=step.id, text=found.words,
                  level="info" if found.feasible else "warning")  # fmt: skip
-    return _keep(context, step, runner, best, search.trials, output)
+    result = _keep(context, step, runner, best, search.trials, output)
+    if found.nearest is not None:  # no trial keeps all thresholds
+        result["nearest"] = {"trial": found.nearest.number, "values": found.nearest.values}
+    return result
 
 
 def _connect(context: Context, step: Step) -> list[Site]:
@@ -132,7 +135,10 @@ def _keep(
     context: Context, step: Step, runner: TrialRunner, best: Trial, trials: Mapping[int, Trial],
     output: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """Put the output of the best trial in its place, and beside it what happened to all of them."""
+    """Put the output of the best trial in its place, and beside it what happened to all of them.
+
+    Files of a user's program may have any name: they lie in a folder of their own.
+    """
     lease = Lease(number=best.number, token=best.token, assignment=best.assignment,
                   slot=Slot(host=best.host, cores=tuple(best.cores)))  # fmt: skip
     files = runner.files(lease)
@@ -143,7 +149,8 @@ def _keep(
             todo="start a new run of the same recipe",
         )
     empty_folder(output)
-    shutil.copytree(files.home.output, output, copy_function=_link, dirs_exist_ok=True)
+    place = output / "trial" if "program" in step.settings else output
+    shutil.copytree(files.home.output, place, copy_function=_link, dirs_exist_ok=True)
     events = read_events(context.folder.events, 0)[0]
     with open(output / TRIALS, "wb") as file:
         file.writelines(ev.encode(event) for event in events if isinstance(event, OF_TRIALS))

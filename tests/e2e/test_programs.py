@@ -77,6 +77,7 @@ def test_a_search_goes_on_whatever_a_program_does(bare_home: Home) -> None:
     assert states == {TrialState.FINISHED: 3, TrialState.FAILED: 10}
     best = bare_home.path / "runs" / "mine-1" / "artifacts" / "search"
     assert json.loads((best / "result.json").read_text())["metrics"] == {"auc": 0.9}
+    assert json.loads((best / "trial" / "result.json").read_text()) == {"auc": 0.9}
     resumed = bare_home.aiok("resume", "mine-1")
     assert resumed.returncode == 2 and "is finished" in resumed.stderr  # its output is whole
     wait_until_nothing_is_left("mine-1")
@@ -88,7 +89,7 @@ def test_a_search_goes_on_whatever_a_program_does(bare_home: Home) -> None:
     assert again.returncode == 0, again.stderr
     planned = bare_home.aiok("plan", "best.yaml")
     assert planned.returncode == 0, planned.stderr
-    assert "search ways: 1 trials by optuna" in planned.stdout
+    assert "search ways: 1 trial by optuna" in planned.stdout
     assert "model.settings.way         best" in planned.stdout
     predicted = bare_home.aiok("predict", "mine-1", "-i", "main.py", "-o", "x.csv")
     assert predicted.returncode == 2
@@ -98,7 +99,7 @@ def test_a_search_goes_on_whatever_a_program_does(bare_home: Home) -> None:
 def test_the_verbs_of_programs(bare_home: Home) -> None:
     write_program(bare_home.path)
     registered = bare_home.aiok("register", "ways.yaml")
-    assert registered.stdout == "ways: 1 parameters (way), metrics auc\n"
+    assert registered.stdout == "ways: 1 parameter (way), metrics auc\n"
     assert "\nways: a program of yours" in bare_home.aiok("models").stdout
     shown = bare_home.aiok("models", "ways")
     assert "way      good" in shown.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def test_all_problems_of_a_search_are_told_at_once() -> None:
     ("{optimizer: optna}", "should be 'optuna', 'sigopt', 'random' or 'grid', not 'optna'"),
     ("{trials: 0}", "should be greater than or equal to 1, not 0"),
     ("{trials: null}", "the search would never end"),
-    ("{parallel: 0}", "parallel must be auto or 1..4096"),
+    ("{parallel: 0}", "search.parallel (line 2): must be auto or 1..4096, not 0"),
     ("{parameters: []}", "at least 1 item"),
     ("{metrics: [{name: auc, strategy: constraint}]}", "a constraint needs a threshold"),
     ("{metrics: [{name: auc, strategy: store, threshold: 1}]}", "a stored metric has no threshold"),
@@ -187,9 +188,33 @@ def test_all_problems_of_a_search_are_told_at_once() -> None:
      "decay depends on warmup, which is not declared"),
     ("{linear_constraints: [{type: less_than, threshold: 1, terms: [{name: x, weight: 1}]}]}",
      "search.linear_constraints.0 (line 2): a constraint names x"),
+    ("{parameters: [{name: decay, type: double, bounds: {min: 0, max: 0.5}}], linear_constraints:"
+     " [{type: greater_than, threshold: 3, terms: [{name: decay, weight: 2}]}]}",
+     "search.linear_constraints.0 (line 2): no values keep it: the sum is 1 at most, not 3"),
+    ("{parameters: [{name: batch_size, type: int, grid: [64, 32]}], linear_constraints:"
+     " [{type: less_than, threshold: 31, terms: [{name: batch_size, weight: 1}]}]}",
+     "search.linear_constraints.0 (line 2): no values keep it: the sum is 32 at least, not 31"),
+    ("{parameters: [{name: batch_size, type: int, grid: [64, 32]}], linear_constraints:"
+     " [{type: less_than, threshold: 60, terms: [{name: batch_size, weight: 1}]},"
+     " {type: greater_than, threshold: 40, terms: [{name: batch_size, weight: 1}]}]}",
+     "search.linear_constraints (line 2): no values keep all of them"),
 ])  # fmt: skip
 def test_what_a_search_cannot_be(text: str, said: str) -> None:
     assert said in refused(f"search: {text}\n")
+
+
+def test_a_constraint_that_only_an_inactive_parameter_keeps_is_one() -> None:
+    found = study(
+        "search:\n"
+        "  parameters:\n"
+        "    - {name: table_optimizer, type: categorical, categorical_values:"
+        " [sgd, rowwise_adagrad]}\n"
+        "    - {name: table_start, type: double, bounds: {min: 0.5, max: 1},\n"
+        "       condition: {table_optimizer: rowwise_adagrad}}\n"
+        "  linear_constraints:\n"
+        "    - {type: less_than, threshold: 0.25, terms: [{name: table_start, weight: 1}]}\n"
+    )
+    assert found.space.sample(random.Random(1)) == {"table_optimizer": "sgd"}
 
 
 def test_parameters_may_depend_on_others_in_any_order() -> None:

@@ -64,6 +64,8 @@ def test_a_threshold_of_the_only_metric_bounds_what_is_accepted() -> None:
     bound = Objective(name="auc", maximize=True, threshold=0.8)
     found = findings(study(bound), trials({"auc": 0.71234567}, {"auc": 0.65}))
     assert (found.feasible, found.front) == ((), ())
+    one_misses = findings(study(bound), trials({"auc": 0.9}, {"auc": 0.65}))
+    assert one_misses.words == "Best: trial 0, auc 0.9. 1 finished trial misses a threshold."
     assert found.chosen is not None and found.chosen.number == 0
     assert [str(one) for way in found.ways for one in way] == [
         "relax the threshold of auc from 0.8 to 0.7123 (trial 0)"
@@ -85,7 +87,11 @@ def test_each_threshold_that_is_alone_in_the_way_is_proposed() -> None:
     assert {(w.metric, w.value, w.number) for way in found.ways for w in way} == {
         ("training_time", 90.06, 0), ("auc", 0.75, 2)
     }  # fmt: skip
+    assert found.nearest is some[3]  # by a tenth of what aucs differ, and a 150th of the times
+    good = Trial(4, {"x": 0.5}, state=TrialState.FINISHED, values={"auc": 0.9, "training_time": 1})
+    assert findings(study(auc, time), [*some, good]).nearest is None
     both = findings(study(auc, time), [some[3]])
+    assert both.words.startswith("The one finished trial does not keep all thresholds. What would")
     assert [[w.metric for w in way] for way in both.ways] == [["auc", "training_time"]]
     assert " and relax the threshold of training_time from 60 to 61" in both.words
 

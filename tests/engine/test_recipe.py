@@ -128,7 +128,7 @@ def test_a_bare_setting_in_set_means_the_models() -> None:
         (GOOD + "model: {settings: {learning_rate: %s}}\n" % ("1" * 400), "a finite number, not 1"),
         (GOOD + "model: {settings: {epochs: %s}}\n" % ("1" * 400), "...,"),
         (GOOD + "model: {settings: {epochs: 0x%s}}\n" % ("f" * 5000), "thousands of digits"),
-        (GOOD + "train: {ranks: 0x%s}\n" % ("f" * 5000), "train (line 2): ranks must be auto"),
+        (GOOD + "train: {ranks: 0x%s}\n" % ("f" * 5000), "train.ranks (line 2): must be auto"),
         (GOOD + "goal: {target: .nan}\n", "goal.target (line 2): should be a finite number"),
         (GOOD + "goal: {minutes: .inf}\n", "goal.minutes (line 2): should be a finite number"),
         (GOOD + "goal: {minutes: %s}\n" % ("1" * 400), "goal.minutes (line 2)"),
@@ -168,6 +168,9 @@ def test_a_problem_names_the_variable_that_made_it(variable: str, said: str) -> 
 def test_set_is_named_too() -> None:
     assert "model.settings.epochs (--set): epochs is 0" in refused(GOOD, "epochs=0")
     assert "x (--set): unknown key" in refused(GOOD, "x.y.z=0")
+    said = refused(GOOD + "train: {ranks: 2}\n", "train.ranks=0", "search.parallel=5000")
+    assert "train.ranks (--set): must be auto or 1..4096, not 0" in said
+    assert "search.parallel (--set): must be auto or 1..4096, not 5000" in said
 
 
 def test_a_date_that_does_not_exist_is_a_bad_value() -> None:

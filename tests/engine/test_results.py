@@ -11,11 +11,17 @@ from pathlib import Path
 import optuna
 import pytest
 
+from aiok_tui import trials as shown
 from aiok_tui.cli import main
-from engine import recipe, strict_yaml
+from aiok_tui.output import headline
+from engine import api, recipe, strict_yaml
 from engine.errors import InputError
 from engine.hpo import results
-from engine.hpo.trials import TrialState
+from engine.hpo.space import Parameter, Space, Type
+from engine.hpo.study import Objective, Study
+from engine.hpo.trials import Trial, TrialState
+from engine.report import search as search_report
+from engine.state import StepState
 from engine.steps.report import write_report
 from engine.store import open_run_folder
 from tests.engine import searched
@@ -77,6 +83,17 @@ def test_nothing_feasible_has_no_best_but_a_way_out(runs: Path) -> None:
         results.of_run("plain-1")
 
 
+def test_the_result_of_a_search_says_when_none_keeps_the_thresholds() -> None:
+    step = StepState("search", "search", "search")
+    step.result = {"trials": {"finished": 2, "repeated": 5}, "trial": 1, "values": {"auc": 0.5}}
+    assert headline(step) == "2 trials, the best is 1: auc 0.5"
+    step.result["trials"] = {"finished": 1}
+    step.result["nearest"] = {"trial": 0, "values": {"auc": 0.4, "seconds": 3}}
+    assert headline(step) == (
+        "1 trial, none keeps all thresholds, the nearest is 0: auc 0.4, seconds 3"
+    )
+
+
 def test_the_table_marks_the_front_and_shows_no_control_byte(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +138,45 @@ def test_best_and_export_write_files(
     assert aiok("trials", "two-1", "--export", f"optuna={study}") == 2
     assert aiok("trials", "two-1", "--export", "wandb=x") == 2
     assert "expected optuna=FILE" in capsys.readouterr().err
+
+
+def test_metrics_and_parameters_named_like_columns_keep_their_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("host", "auc", "started", "depth")
+    space = Space(parameters=tuple(
+        Parameter(name=name, type=Type.DOUBLE, low=0.0, high=9.0) for name in names
+    ))  # fmt: skip
+    objectives = tuple(Objective(name=name, maximize=True) for name in ("seconds", "auc", "loss"))
+    trial = Trial(
+        0, {"host": 1.0, "auc": 2.0, "started": 3.0, "depth": 4.0}, state=TrialState.FINISHED,
+        host="h7", seconds=60.0, started=5.5, values={"seconds": 6.0, "auc": 7.0, "loss": 8.0},
+    )  # fmt: skip
+    study = Study(space=space, objectives=objectives)
+    found = results.judged("mine-1", searched.plan_of(None), study, {0: trial})
+    (row,) = results.rows(found)
+    wanted = {
+        "seconds": 60.0, "host": "h7", "metric.seconds": 6.0, "metric.auc": 7.0, "loss": 8.0,
+        "parameter.host": 1.0, "parameter.auc": 2.0, "parameter.started": 3.0, "depth": 4.0,
+    }  # fmt: skip
+    assert {key: row.get(key) for key in wanted} == wanted
+    assert "auc" not in row and "started" not in row
+    monkeypatch.setattr(api, "trials", lambda run: found)
+    shown.show("mine-1", as_json=True, as_csv=False)
+    line = json.loads(capsys.readouterr().out)
+    assert {key: line.get(key) for key in wanted} == wanted
+    assert (line["started"], line["values"]) == (5.5, trial.values)
+    shown.show("mine-1", as_json=False, as_csv=True)
+    (cells,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (cells["seconds"], cells["metric.seconds"], cells["parameter.host"]) == (
+        "60.0", "6.0", "1.0"
+    )  # fmt: skip
+    head, line_of_0 = shown.table_text(found).splitlines()[:2]
+    assert head.split()[:5] == ["trial", "state", "metric.seconds", "metric.auc", "loss"]
+    assert line_of_0.split()[:6] == ["0", "finished", "6", "7", "8", "*"]
+    twin = search_report.collect(found)
+    assert twin["front"] == [{"trial": 0, "metric.seconds": 6.0, "metric.auc": 7.0, "loss": 8.0}]
+    assert len(search_report.charts(twin)) >= 6  # each history, each front
 
 
 @pytest.mark.parametrize("run", ["one-1", "two-1", "none-1"])

@@ -80,6 +80,9 @@ def test_few_assignments_are_all_tried_and_fill_no_more_slots(tmp_path: Path) ->
     assert budget(planned(tmp_path, "trials: 1"))[2].value == 1
     grid = planned(tmp_path, "optimizer: grid, " + SIZES)
     assert "3 trials by grid, 3 at a time" in grid.training.title
+    more = planned(tmp_path, "optimizer: grid, trials: 100, " + SIZES)
+    assert "3 trials by grid, 3 at a time" in more.training.title
+    assert more.training.estimate == grid.training.estimate
     assert grid.training.estimate.cpu_s == plan.training.estimate.cpu_s
     assert grid.training.estimate.minutes == pytest.approx(one_minute(tmp_path), rel=0.01)
 

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from engine import events as ev
 from engine.errors import HostLost, RunStopped, StepFailed
+from engine.hpo import optimizers
 from engine.hpo import search as search_module
 from engine.hpo.leases import Ended, Heard, Lease, Outcome
 from engine.hpo.search import Policy, Search
+from engine.hpo.space import Parameter, Space, Type
 from engine.hpo.study import TRAINING_TIME, Budget, Objective, Strategy
 from engine.hpo.trials import Failure, Trial, TrialState
 from tests.engine.hpo.scripted import (
@@ -89,6 +91,21 @@ def test_all_trials_finish_and_the_best_is_returned() -> None:
     assert trials[4].log == f"/logs/4.{trials[4].token}"
 
 
+def test_the_progress_counts_no_trials_that_there_cannot_be() -> None:
+    sizes = (Parameter(name="x", type=Type.DOUBLE, choices=(0.1, 0.2, 0.3, 0.4)),)
+    for space, budget, total in (
+        (Space(parameters=sizes), Budget(trials=100), 4),
+        (Space(parameters=sizes), Budget(trials=None), 4),
+        (Space(parameters=sizes), Budget(trials=3), 3),
+        (X, Budget(trials=5), 5),
+    ):
+        searched = study(space=space, budget=budget)
+        _, journal, _ = search(study=searched, optimizer=optimizers.make("grid", searched)
+                               if space is not X else Drawn())  # fmt: skip
+        told = [e for e in journal.events() if isinstance(e, ev.StepProgressed)]
+        assert [(e.done, e.total) for e in told] == [(n, total) for n in range(1, total + 1)]
+
+
 def test_the_default_assignment_comes_first_then_those_of_the_user() -> None:
     _, journal, _ = search(study=study(start=[{"x": 0.1}, {"x": 0.9}]))
     trials = journal.state().trials
@@ -159,6 +176,25 @@ def test_a_kill_changes_nothing_of_what_is_asked_and_told() -> None:
     assert before and before <= set(told[: len(before) + 3])
     assert sorted(told) == list(range(12))
     assert not again.waiting
+
+
+def test_what_ran_when_its_run_ended_is_interrupted_and_judged_by_the_next_engine() -> None:
+    world, journal = World(random.Random(3), ["finish"]), Journal(kill_at=[80])
+    with pytest.raises(Killed):
+        make(world, journal).run()
+    world.engine_died()
+    before = journal.state().trials
+    running = {n for n, trial in before.items() if trial.state is TrialState.RUNNING}
+    assert running
+    journal.append(ev.RunEnded(t=time.time(), status="failed", exit_code=1))
+    after = journal.state().trials
+    assert {n for n, t in after.items() if t.state is TrialState.INTERRUPTED} == running
+    assert not any(trial.state is TrialState.RUNNING for trial in after.values())
+    make(world, journal).run()
+    assert check(journal) == {number: ["finished"] for number in range(12)}
+    ended = [e for e in journal.events() if isinstance(e, ev.TrialEnded)]
+    told = {(e.trial, e.token) for e in ended}
+    assert {(n, before[n].token) for n in running} <= told  # each of these leases has its end
 
 
 class Silent(World):

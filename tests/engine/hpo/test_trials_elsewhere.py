@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,9 +24,10 @@ from engine.hpo.experiment import study_of
 from engine.hpo.leases import Lease, Slot
 from engine.hpo.schema import Search as SearchPart
 from engine.hpo.search import Search
-from engine.hpo.trials import TrialState
+from engine.hpo.trials import Trial, TrialState
 from engine.plan import read_plan
 from engine.steps import over_hosts
+from engine.steps import search as search_step
 from engine.steps.context import Context
 from engine.steps.trial_runner import TrialRunner
 from engine.steps.trial_training import TrialTraining
@@ -70,6 +72,33 @@ def context(tmp_path: Path) -> Iterator[Context]:
             code=home() / "code" / "fake", stop_level=lambda: 0,
         )  # fmt: skip
         log.close()
+
+
+def test_the_files_of_a_programs_trial_stay_as_it_left_them(
+    context: Context, tmp_path: Path
+) -> None:
+    step = context.plan.step("search")
+    names = ("events.jsonl", "result.json", "files.json", "model.json")
+    best = Trial(0, {}, state=TrialState.FINISHED, token=1, host="localhost", values={"auc": 0.5})
+    context.emit(ev.TrialQueued, step="search", trial=0, assignment={}, origin="default")
+    for settings, place in ((step.settings, ""), ({**step.settings, "program": {}}, "trial")):
+        step = replace(step, settings=settings)
+        runner = TrialRunner(context, step, TrialTraining(context, step, 1), {}, ["auc"])
+        lease = Lease(number=0, token=1, assignment={}, slot=Slot(host="localhost", cores=()))
+        files = runner.files(lease)
+        files.output.mkdir(parents=True, exist_ok=True)
+        mine = names if place else names[-1:]
+        for name in mine:
+            (files.output / name).write_text(f"my {name}")
+        files.outcome.write_text('{"auc": 0.5}')
+        output = tmp_path / f"output-{place}"
+        output.mkdir()
+        result = search_step._keep(context, step, runner, best, {0: best}, output)
+        assert (result["trial"], result["auc"]) == (0, 0.5)
+        for name in mine:
+            assert (files.output / name).read_text() == f"my {name}"
+            assert (output / place / name).read_text() == f"my {name}"
+        assert b"trial_queued" in (output / "events.jsonl").read_bytes()
 
 
 def other(context: Context, name: str, place: Path) -> Site:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine.errors import InputError
 from engine.hpo import experiment
 from engine.programs import registry
 from engine.programs.file import read_file
+from engine.programs.model import setting_of, space_of
 from engine.programs.registry import register
 from engine.programs.trial import Places, arguments, trial_spec
 from models.settings import resolve
@@ -56,6 +58,18 @@ def load(text: str, *overrides: str) -> tuple[recipe.Recipe, dict[str, str]]:
     from engine.strict_yaml import parse
 
     return recipe.load(parse(text, "mine"), overrides, {})
+
+
+def test_a_recipe_of_an_unregistered_program_has_one_problem(tmp_path: Path) -> None:
+    register(write(tmp_path))
+    text = "model: {name: churn-gbt}\n"
+    assert load(text)[0].model.name == "churn-gbt"
+    registry.unregister("churn-gbt")
+    with pytest.raises(InputError) as caught:
+        load(text)
+    problems = str(caught.value).splitlines()
+    assert problems[0].endswith(": 1 problem")
+    assert "there is no model churn-gbt" in problems[1]
 
 
 def test_the_command_of_a_trial(tmp_path: Path) -> None:
@@ -114,6 +128,30 @@ def test_every_problem_is_told_with_its_line(tmp_path: Path) -> None:
         "env.AIOK_X (line 20): is no name", "cwd (line 18): there is no folder",
     ):  # fmt: skip
         assert place in text, text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "more", "middle"),
+    [
+        (1e-200, 1e-150, {"transformation": "log"}, 1e-175),  # their product is 0
+        (1e200, 1e250, {"transformation": "log"}, 1e225),  # it is infinite
+        (1e-300, 1e300, {"transformation": "log"}, 1.0),
+        (3.0, 3.0, {"transformation": "log"}, 3.0),
+        (1.0e308, 1.7e308, {}, 1.35e308),  # their sum is infinite
+        (-1.7e308, 1.7e308, {}, "x: from -1.7e+308 to 1.7e+308 is too far to be searched"),
+        (0.0, 1.0e308, {"step": 1e-10}, "x: step 1e-10 is too small for the bounds"),
+    ],
+)
+def test_the_ends_of_the_numbers_are_bounds_or_told(
+    tmp_path: Path, low: float, high: float, more: dict[str, Any], middle: float | str
+) -> None:
+    part = {"name": "x", "type": "double", "bounds": {"min": low, "max": high}, **more}
+    if isinstance(middle, str):
+        assert middle in refused(tmp_path, parameters=[part])
+        return
+    program = read_file(write(tmp_path, parameters=[part])).program
+    assert setting_of(program.parameters[0]).default == pytest.approx(middle)
+    assert low <= float(space_of(program).sample(random.Random(1))["x"]) <= high
 
 
 @pytest.mark.parametrize(

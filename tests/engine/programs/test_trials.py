@@ -15,7 +15,7 @@ import yaml
 
 from engine.clusters import local_site
 from engine.code import deploy
-from engine.errors import RunStopped
+from engine.errors import InputError, RunStopped
 from engine.programs import check
 from engine.programs.check import CheckOutcome, CheckTrial
 from engine.programs.trial import worker_argv
@@ -85,6 +85,13 @@ def tried(folder: Path, script: str, seconds: float = 30.0, **fields: Any) -> Ch
 def test_a_good_program_has_its_values_zero_too(tmp_path: Path) -> None:
     outcome = tried(tmp_path, "stream(3, auc=0.25); result(auc=0, other=params['x'])")
     assert (outcome.failure, outcome.metrics, outcome.streamed) == ("", {"auc": 0.0}, {"auc": 1})
+
+
+def test_data_that_are_not_there_are_told_before(tmp_path: Path) -> None:
+    prepare(tmp_path, "result(auc=0.5)")
+    with pytest.raises(InputError, match="there is no such file or folder") as refused:
+        check.prepare(str(tmp_path / "program.yaml"), tmp_path / "nowhere", 30.0)
+    assert refused.value.exit_code == 2
 
 
 # --- the ten ways -------------------------------------------------------------------------------
