@@ -116,10 +116,12 @@ class Search(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _whole_grid(cls, data: Any) -> Any:
-        """A grid ends by itself: without a budget it is visited wholly."""
-        if isinstance(data, dict) and data.get("optimizer") == "grid":
-            return {"trials": None, **data}
+    def _no_number_of_trials(cls, data: Any) -> Any:
+        """What ends by itself or by another limit has no number of trials unless one is given."""
+        if isinstance(data, dict):
+            limited = any(data.get(key) is not None for key in ("minutes", "patience"))
+            if limited or data.get("optimizer") == "grid":
+                return {"trials": None, **data}
         return data
 
     @model_validator(mode="after")

@@ -66,6 +66,8 @@ def test_what_the_user_says_of_the_budget_stays(tmp_path: Path) -> None:
     ):  # fmt: skip
         trials, minutes, _ = budget(planned(tmp_path, search, *overrides))
         assert "advisor" not in (trials.origin, minutes.origin)
+    for search in ("minutes: 5", "patience: 9"):  # what ends otherwise has no number of trials
+        assert budget(planned(tmp_path, search))[0].value is None
     kept = planned(tmp_path, "trials: 7, parallel: 3", "goal.minutes=1")
     assert [(value.value, value.origin) for value in budget(kept)] == [
         (7, "recipe"), (None, "built-in"), (3, "recipe")
