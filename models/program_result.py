@@ -13,17 +13,20 @@ import os
 import re
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models import pattern_search
 from models.messages import Failure
 from models.settings import nearest, shown
 from models.worker import WorkFailed
 
 MOST_BYTES = 1 << 20  # of a result file, and of the end of the output that is looked at
 LONGEST_LINE = 1 << 16  # of a streamed line
-SEARCH_S = 10  # of CPU time for one pattern in all of the output
+SEARCH_S = 10  # of CPU time for the patterns in all of the output
 
 
 def read_metrics(
@@ -154,33 +157,22 @@ def _yaml_lines(text: str) -> dict[str, Any]:
 
 def _matches(text: str, patterns: Mapping[str, str]) -> dict[str, Any]:
     """The last match of each metric's pattern: its first group, or all of it."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", pattern_search.__file__, str(SEARCH_S)],
+        input=json.dumps({"text": text, "patterns": dict(patterns)}),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     found: dict[str, Any] = {}
-    for name, pattern in patterns.items():
-        compiled = re.compile(pattern)
-        with _at_most(SEARCH_S, f"the pattern of {name} takes longer than {SEARCH_S} s"):
-            for line in text.splitlines():
-                for match in compiled.finditer(line):
-                    said = match[1] if compiled.groups else match[0]
-                    number = _number(said or "")
-                    found[name] = said if number is None else number
+    answered = [json.loads(line) for line in done.stdout.splitlines()]
+    for name, said in answered:
+        if said is not None:
+            number = _number(said)
+            found[name] = said if number is None else number
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        late = next(name for name in patterns if name not in dict(answered))
+        raise no_metric(f"the pattern of {late} takes longer than {SEARCH_S} s")
+    done.check_returncode()
     return found
-
-
-@contextlib.contextmanager
-def _at_most(seconds: int, what: str) -> Iterator[None]:
-    """NO_METRIC when the block computes longer: a pattern such as (a+)+$ may search for years. Of
-    the main thread only; a search looks for signals, so an alarm ends it."""
-
-    def late(number: int, frame: object) -> None:
-        raise no_metric(what)
-
-    before = signal.signal(signal.SIGVTALRM, late)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
 
 
 def _number(text: str) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +95,6 @@ def test_a_pattern_that_searches_for_years_is_no_metric(monkeypatch: pytest.Monk
     with pytest.raises(WorkFailed, match="the pattern of auc takes longer than 1 s") as caught:
         read("regex", "a" * 60 + "b", auc="(a+)+$")
     assert caught.value.failure is Failure.NO_METRIC
-    assert signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
-    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
 
 
 def test_a_folder_in_place_of_the_stream_is_no_stream(tmp_path: Path) -> None:
