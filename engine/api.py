@@ -493,18 +493,9 @@ class Follower:
 
     def poll(self) -> bool:
         """Read new events and samples; True when anything changed."""
-        from engine.state import fold
-
         before = self.state.status
-        self.new_events, self._offset = read_events(self._folder.events, self._offset)
-        fold(self.new_events, self.state)
-        if self.state.status.is_live and not is_locked(self._folder.lock):
-            late, self._offset = read_events(self._folder.events, self._offset)
-            self.new_events += late
-            fold(late, self.state)
-            if self.state.status.is_live:
-                self.state.status = RunStatus.LOST
-        elif self.state.status is RunStatus.LOST and is_locked(self._folder.lock):
+        self.new_events, self._offset = self._folder.read_on(self.state, self._offset)
+        if self.state.status is RunStatus.LOST and is_locked(self._folder.lock):
             self.state.status = RunStatus.RUNNING
         fresh = self._poll_samples()
         return bool(self.new_events or fresh or self.state.status is not before)

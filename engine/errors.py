@@ -12,8 +12,9 @@ AiokError                what is wrong, why, what to do, where the log is
 
 from __future__ import annotations
 
-import errno
 from enum import IntEnum
+
+from models.messages import DISK_FULL
 
 
 class ExitCode(IntEnum):
@@ -89,7 +90,7 @@ def system_problem(error: OSError, doing: str = "") -> EnvironmentProblem:
     """What the system refused, with the file; what to do when a disk is full."""
     said = error.strerror or str(error)
     place = f" ({error.filename})" if error.filename else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in DISK_FULL
     return EnvironmentProblem(
         f"{doing}: {said}" if doing else f"{said}{place}",
         todo="free disk space (aiok clean), or set AIOK_HOME to a larger disk" if full else "",

@@ -188,15 +188,23 @@ class RunFolder:
 
     def state(self) -> RunState:
         """The folded events, with LOST where the run process is gone without a word."""
-        events, offset = read_events(self.events, 0)
-        state = fold(events)
-        if state.status.is_live and not is_locked(self.lock):
-            # It may have ended between the two looks.
-            fold(read_events(self.events, offset)[0], state)
-            if state.status.is_live:
-                state.status = RunStatus.LOST
+        state = RunState()
+        self.read_on(state, 0)
         state.id = state.id or self.id
         return state
+
+    def read_on(self, state: RunState, offset: int) -> tuple[list[Event], int]:
+        """Fold the events after an offset into a state: these events, and the new offset. LOST
+        where the run process is gone without a word."""
+        events, offset = read_events(self.events, offset)
+        fold(events, state)
+        if state.status.is_live and not is_locked(self.lock):
+            late, offset = read_events(self.events, offset)  # ended between the two looks?
+            fold(late, state)
+            events += late
+            if state.status.is_live:
+                state.status = RunStatus.LOST
+        return events, offset
 
 
 def safe_name(name: str) -> str:
