@@ -42,7 +42,18 @@ def processes_of(run: str) -> list[RunProcess]:
         if role and argv != [b""]:
             command = b" ".join(argv).decode(errors="replace").strip()
             found.append(RunProcess(int(entry), role, command))
-    return found
+    runners = {process.pid for process in found if process.role == "runner"}
+    # Between its fork and its exec, what the run process starts looks as that does.
+    return [p for p in found if p.pid not in runners or _parent(p.pid) not in runners]
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process; 0 when it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 def _role(environ: list[bytes], argv: list[bytes]) -> str:

@@ -75,10 +75,12 @@ class Search:
         journal: Callable[[ev.Event], None], *, step: str = "search",
         trials: Mapping[int, Trial] | None = None, died: float = 0.0,
         pruner: Pruner | None = None, policy: Policy = Policy(),
-        earlier: Sequence[Trial] = (), stop_level: Callable[[], int] = lambda: 0,
+        earlier: Callable[[], Sequence[Trial]] = tuple,
+        stop_level: Callable[[], int] = lambda: 0,
     ) -> None:  # fmt: skip
         """`trials`: as the journal tells them, `died`: when an earlier engine was last heard there;
-        `earlier`: ended trials of other searches, to learn from."""
+        `earlier`: ended trials of other searches, to learn from: asked for by a search that has
+        not begun, the journal of one that has holds them."""
         self._study, self._optimizer, self._runner = study, optimizer, runner
         self._journal, self._step, self._died = journal, step, died
         self._pruner, self._policy, self._earlier = pruner, policy, earlier
@@ -146,14 +148,14 @@ class Search:
 
         A search that was killed here goes on where it was: the list is always the same.
         """
+        if any(trial.origin == "search" for trial in self.trials.values()):
+            return
         default = self._study.space.default()
         chosen: list[tuple[str, Assignment]] = [("default", default)] if default else []
         chosen += [("start", assignment) for assignment in self._study.start]
-        if any(trial.origin == "search" for trial in self.trials.values()):
-            return
         for number, (origin, assignment) in enumerate(chosen):
             self._queue(number, assignment, origin)
-        for number, known in enumerate(self._earlier, len(chosen)):
+        for number, known in enumerate(self._earlier(), len(chosen)):
             self._queue(number, known.assignment, "warm")
             if not self.trials[number].state.is_over:
                 values = dict(known.values)

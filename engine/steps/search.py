@@ -67,8 +67,6 @@ def _search(
     """The search on connected hosts."""
     events = read_events(context.folder.events, 0)[0]
     trials = fold(events).trials
-    # One that has begun holds them in its own journal, whatever has become of those runs since.
-    begun = any(trial.origin == "search" for trial in trials.values())
     slots = _slots(context, sites, int(part.parallel))
     kind = TrialProgram if "program" in step.settings else TrialTraining
     busiest = max(Counter(slot.host for slot in slots).values())
@@ -85,7 +83,7 @@ def _search(
             retries=part.retries,
             timeout_s=60 * part.timeout_minutes if part.timeout_minutes else None,
         ),
-        earlier=[] if begun else earlier(part.warm, study), stop_level=context.stop_level,
+        earlier=lambda: earlier(part.warm, study), stop_level=context.stop_level,
     )  # fmt: skip
     try:
         best = search.run()

@@ -370,7 +370,7 @@ def test_trials_of_earlier_searches_are_learnt_from_and_not_counted() -> None:
         Trial(9, {"x": 0.8}, state=TrialState.FAILED, failure=Failure.NAN),
     ]
     optimizer = Drawn()
-    best, journal, _ = search(earlier=known, optimizer=optimizer)
+    best, journal, _ = search(earlier=lambda: known, optimizer=optimizer)
     trials = journal.state().trials
     assert len(trials) == 14
     assert [(trials[n].origin, trials[n].state) for n in (1, 2)] == [
@@ -380,7 +380,8 @@ def test_trials_of_earlier_searches_are_learnt_from_and_not_counted() -> None:
     assert best is not None
     assert best.origin != "warm"
     resumed = Drawn()
-    make(World(random.Random(0)), journal, optimizer=resumed, earlier=known).run()
+    gone = pytest.fail  # the earlier searches may have been removed since
+    make(World(random.Random(0)), journal, optimizer=resumed, earlier=gone).run()
     assert [number for number, _, _ in resumed.told] == list(range(14))
 
 

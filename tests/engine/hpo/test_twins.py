@@ -128,7 +128,7 @@ def test_what_an_earlier_search_knows_is_trained_where_the_user_asks_for_it() ->
     known = [Trial(3, {"x": 0.5}, state=TrialState.FINISHED, values={"accuracy": 0.96})]
     world, journal = World(random.Random(0), ["finish"]), Journal()
     made = study(space=TENTHS, budget=Budget(trials=2))
-    make(world, journal, study=made, earlier=known).run()
+    make(world, journal, study=made, earlier=lambda: known).run()
     assert trained(world)[0.5] == 1
     assert journal.state().trials[1].origin == "warm"
 
