@@ -113,6 +113,8 @@ class AiokApp(App[None], inherit_bindings=False):
 
     def _tick(self) -> None:
         """The one timer of all drawing: logs 10, tables 4, charts 2 times a second."""
+        if not self.is_running:  # the app closes: the widgets of its screens go one by one
+            return
         self._ticks += 1
         if self._ticks % 50 == 0 and not self.is_headless and not _has_terminal():
             self.exit()

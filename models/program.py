@@ -35,6 +35,7 @@ MOST_POINTS = 10_000  # of the streamed metrics, together
 # Not for the program to see: how its worker is started
 OURS = (FOLDER_VARIABLE, "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "KMP_BLOCKTIME")
 REFUSES = 2  # the exit code of a program that does not like its arguments, as argparse has it
+RESERVE_BYTES, RESERVE_SHARE = 1 << 30, 0.03  # of the disk; the less of both is kept free
 MORE_DISK = "free disk space, or raise resources.disk_gb of the program's file"
 NO_ROOM = re.compile(r"File too large|No space left on device|File size limit exceeded")
 NO_MEMORY = re.compile(r"MemoryError|bad_alloc|OutOfMemoryError|[Cc]annot allocate memory")
@@ -174,7 +175,7 @@ class Trial:
                     todo="raise resources.memory_gb of the program's file, or narrow the search",
                     failure=Failure.OUT_OF_MEMORY,
                 )
-        return self.over_disk()
+        return self.over_disk() or self._disk_is_full()
 
     def over_disk(self) -> WorkFailed | None:
         """Whether its folders hold more than they may."""
@@ -185,6 +186,18 @@ class Trial:
         if used <= limit << 20:
             return None
         what = f"it filled its folder: {limit:,} MiB are allowed"
+        return WorkFailed(what, todo=MORE_DISK, failure=Failure.CRASH)
+
+    def _disk_is_full(self) -> WorkFailed | None:
+        """Whether the disk is nearly full, wherever it wrote: the run's own files need room."""
+        try:
+            disk = os.statvfs(self.folder)
+        except OSError:  # it deleted its folder: that is judged at its end
+            return None
+        free = disk.f_bavail * disk.f_frsize
+        if free >= min(RESERVE_BYTES, RESERVE_SHARE * disk.f_blocks * disk.f_frsize):
+            return None
+        what = f"the disk of {self.folder} is nearly full: {free >> 20:,} MiB are left"
         return WorkFailed(what, todo=MORE_DISK, failure=Failure.CRASH)
 
     def judge(self, code: int, text: str, began_ns: int, kernel_kills: int) -> dict[str, float]:

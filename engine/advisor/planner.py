@@ -181,7 +181,7 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
         },
         "search": search_part(values),
         "seed": recipe.seed,
-        "goal": {"metric": recipe.goal.metric},
+        "goal": {"metric": recipe.goal.metric, "target": recipe.goal.target},
     }  # fmt: skip
     beside = facts.any_files(known.folder) if known.folder.is_dir() else []
     sent_gib = program_files.check(known, job.data_path) if job.cluster else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,20 @@ class Results:
 
 
 def planned_search(plan: Plan) -> tuple[Search, Study] | None:
-    """A plan's search as written, and the study that it means; None when it has no search."""
+    """A plan's search as written, and the study that it means; None when it has no search.
+
+    The goal's target ends a search for the goal's metric alone.
+    """
     step = plan.of_kind("search")
     if step is None:
         return None
     own = step.settings
     part = Search.model_validate(own["search"])
     metric, seed = str(own["goal"]["metric"]), int(own["seed"])
-    return part, study_of(part, catalog.of_plan(plan), own["settings"], metric, seed)
+    study = study_of(part, catalog.of_plan(plan), own["settings"], metric, seed)
+    if [objective.name for objective in study.optimized] == [metric]:
+        study = replace(study, target=own["goal"].get("target"))
+    return part, study
 
 
 def of_run(run: str) -> Results:

@@ -19,6 +19,7 @@ from typing import Any
 
 from engine import events as ev
 from engine.errors import AiokError, HostLost, InputError, RunStopped, StepFailed
+from engine.hpo.front import findings
 from engine.hpo.leases import Ended, Heard, Lease, Outcome, Runner, Slot
 from engine.hpo.optimizer import Optimizer
 from engine.hpo.pruner import Pruner
@@ -144,7 +145,8 @@ class Search:
             self._end(trial, *self._judge(trial, found), found)
 
     def _queue_first(self) -> None:
-        """The default assignment, those of the user, then what earlier studies found.
+        """The default assignment, those of the user and the best of earlier studies, to be trained;
+        then what those studies know, to learn from.
 
         A search that was killed here goes on where it was: the list is always the same.
         """
@@ -153,9 +155,13 @@ class Search:
         default = self._study.space.default()
         chosen: list[tuple[str, Assignment]] = [("default", default)] if default else []
         chosen += [("start", assignment) for assignment in self._study.start]
+        known_trials = self._earlier()
+        best = findings(self._study, known_trials).chosen  # its weights are not of this search
+        if best is not None and all(best.assignment != one for _, one in chosen):
+            chosen.append(("start", best.assignment))
         for number, (origin, assignment) in enumerate(chosen):
             self._queue(number, assignment, origin)
-        for number, known in enumerate(self._earlier(), len(chosen)):
+        for number, known in enumerate(known_trials, len(chosen)):
             self._queue(number, known.assignment, "warm")
             if not self.trials[number].state.is_over:
                 values = dict(known.values)
@@ -288,8 +294,9 @@ class Search:
         return self._is_late() or self._problem is not None or self._stop_level() > 0
 
     def _is_late(self) -> bool:
-        """Whether the minutes are over; without a result what runs may still give one."""
-        return self._tally.best is not None and self._tally.is_late(self._seconds())
+        """Whether the minutes are over; without a result, what runs has them once more for one."""
+        seconds = self._seconds()
+        return self._tally.is_late(seconds if self._tally.best is not None else seconds / 2)
 
     def _seconds(self) -> float:
         """How long the search has run, over all of its engines."""

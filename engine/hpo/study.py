@@ -57,13 +57,15 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One search. `start`: assignments to try first, the default assignment before them all."""
+    """One search. `start`: assignments to try first, the default assignment before them all;
+    `target`: of the first optimized metric, nothing is begun after it is reached."""
 
     space: Space
     objectives: tuple[Objective, ...]
     budget: Budget = Budget()
     seed: int = 0
     start: Sequence[Assignment] = ()
+    target: float | None = None
 
     def __post_init__(self) -> None:
         """ValueError when nothing is optimized or a metric is named twice."""

@@ -62,9 +62,19 @@ class Tally:
             return f"all {budget.trials} trials are done"
         if budget.patience is not None and self.since_better >= budget.patience:
             return f"no better trial among the last {self.since_better}"
+        if self.reached():
+            return "the target is reached"
         if self.is_late(spent_s):
             return f"the {budget.minutes:g} minutes are over"
         return ""
+
+    def reached(self) -> bool:
+        """Whether the best trial keeps the thresholds and the study's target."""
+        study, best = self._study, self.best
+        if study.target is None or best is None or not study.is_feasible(best.values):
+            return False
+        objective = study.optimized[0]
+        return objective.loss(best.values[objective.name]) <= objective.loss(study.target)
 
     def is_late(self, spent_s: float) -> bool:
         """Whether the minutes of the budget are over."""

@@ -359,6 +359,23 @@ def test_minutes_end_a_search_and_what_runs_then_is_pruned() -> None:
     assert "minutes" in trials[1].what
 
 
+def test_minutes_end_a_search_all_of_whose_trials_hang() -> None:
+    world, journal = Silent(random.Random(0)), Journal()
+    budget = Budget(trials=None, minutes=0.05 / 60)
+    with pytest.raises(StepFailed, match="no trial of the search finished"):
+        make(world, journal, 3, study=study(budget=budget)).run()
+    trials = journal.state().trials
+    assert [trial.state for trial in trials.values()] == [TrialState.PRUNED] * 3
+    assert world.live == {}
+
+
+def test_nothing_is_begun_after_the_target_is_reached() -> None:
+    _, journal, _ = search(study=study(target=0.99))
+    values = [trial.values["accuracy"] for trial in journal.state().trials.values()]
+    assert [value >= 0.99 for value in values].index(True) >= len(values) - 3 > 0
+    assert len(values) < 12
+
+
 def test_an_exhausted_optimizer_ends_the_search() -> None:
     _, journal, _ = search(optimizer=Drawn(points=5))
     assert len(journal.state().trials) == 5
@@ -373,12 +390,15 @@ def test_trials_of_earlier_searches_are_learnt_from_and_not_counted() -> None:
     best, journal, _ = search(earlier=lambda: known, optimizer=optimizer)
     trials = journal.state().trials
     assert len(trials) == 14
-    assert [(trials[n].origin, trials[n].state) for n in (1, 2)] == [
+    assert [(trials[n].origin, trials[n].state) for n in (2, 3)] == [
         ("warm", TrialState.FINISHED), ("warm", TrialState.FAILED)
     ]  # fmt: skip
-    assert optimizer.told[0] == (1, TrialState.FINISHED, {"accuracy": 0.99995})
+    assert optimizer.told[0] == (2, TrialState.FINISHED, {"accuracy": 0.99995})
     assert best is not None
     assert best.origin != "warm"
+    # The best that was known is trained here, too: the search never ends with less than that.
+    assert (trials[1].origin, trials[1].assignment) == ("start", {"x": 0.31})
+    assert best.values["accuracy"] >= accuracy({"x": 0.31})
     resumed = Drawn()
     gone = pytest.fail  # the earlier searches may have been removed since
     make(World(random.Random(0)), journal, optimizer=resumed, earlier=gone).run()

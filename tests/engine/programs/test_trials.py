@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -145,6 +146,29 @@ def test_it_fills_the_disk(tmp_path: Path) -> None:
     outcome = tried(tmp_path, elsewhere, resources={"disk_gb": 0.02})
     assert outcome.failure == "crash"
     assert outcome.what == "it ended with exit code 1: no room for its files"
+
+
+def test_it_fills_the_disk_outside_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "none", place], check=True)
+    try:
+        monkeypatch.setenv("AIOK_HOME", str(place / "home"))
+        script = f"""
+        os.posix_fallocate(os.open("{place}/large", os.O_CREAT | os.O_WRONLY), 0, 240 << 20)
+        for n in range(1000):
+            open(f"{place}/{{n}}", "wb").write(bytes(1 << 20))
+            time.sleep(0.2)
+        """
+        outcome = tried(tmp_path, script)
+        left = os.statvfs(place)
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert outcome.failure == "crash"
+    assert "is nearly full: " in outcome.what
+    assert left.f_bavail * left.f_frsize > 2 << 20
 
 
 def test_it_ignores_sigterm(tmp_path: Path) -> None:
