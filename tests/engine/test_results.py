@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -211,3 +213,16 @@ def test_a_report_of_few_trials_says_that_it_cannot_tell_what_matters(
     write_report(folder, folder.state(), json.loads(folder.plan.read_text()), tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text()
     assert "3 finished trials are too few to tell what matters: 10 are needed" in page
+
+
+@pytest.mark.parametrize(("search", "target"), [(searched.ONE, 0.7), (searched.TWO, None)])
+def test_the_goals_target_ends_a_search_for_the_goals_metric_alone(
+    search: dict[str, Any], target: float | None
+) -> None:
+    plan = searched.plan_of(search)
+    step = plan.steps[0]
+    goal = {"metric": "auc", "target": 0.7, "minutes": None}
+    asked = replace(plan, steps=(replace(step, settings={**step.settings, "goal": goal}),))
+    planned = results.planned_search(asked)
+    assert planned is not None
+    assert planned[1].target == target
