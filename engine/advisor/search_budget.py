@@ -48,18 +48,21 @@ def advised(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Value]
     others of the finished recipe, by key."""
     if job.recipe.search is None:
         return []
-    one, space = one_trial(job, spec, values), _study(job, spec, values).space
+    one, study = one_trial(job, spec, values), _study(job, spec, values)
     slots = _slots(job, spec, one)
     found: list[Value] = []
     trials = _int(values["search.trials"])
     if not any(key in job.origins for key in BUDGET) and job.recipe.search.optimizer != "grid":
-        trials, reason = _trials(job, spec, one, space, slots.count)
+        trials, reason = _trials(job, spec, one, study.space, slots.count)
+        first = len(study.first())
+        if first > trials:
+            trials, reason = first, f"all that search.start begins with; else {trials}"
         found.append(Value("search.trials", trials, "advisor", reason))
         if job.recipe.goal.minutes is not None:
             reason = "goal.minutes is for the whole search"
             found.append(Value("search.minutes", job.recipe.goal.minutes, "advisor", reason))
     if job.recipe.search.parallel == "auto":
-        most = min(trials or slots.count, space.size() or slots.count)
+        most = min(trials or slots.count, study.space.size() or slots.count)
         if most < slots.count:
             slots = _Slots(most, f"no more than {most} trial{'s' * (most > 1)} to run")
         found.append(Value("search.parallel", slots.count, "advisor", slots.reason))

@@ -85,7 +85,21 @@ def problems(
     search: Search, spec: ModelSpec, defaults: Mapping[str, object], metric: str
 ) -> list[Problem]:
     """Everything that keeps a search of a model from running, each with its dotted key."""
-    return _build(search, spec, defaults, metric, 0)[1]
+    study, found = _build(search, spec, defaults, metric, 0)
+    if study is None or found or "trials" not in search.model_fields_set:
+        return found  # an open number of trials is the advisor's, who leaves room for the first
+    return list(_beyond_budget(study))
+
+
+def _beyond_budget(study: Study) -> Iterator[Problem]:
+    """Whether what is to be tried first is more than the trials there are."""
+    first, trials = len(study.first()), study.budget.trials
+    if study.start and trials is not None and first > trials:
+        whole = "these" if study.space.default() is None else "the default assignment and these"
+        yield (
+            "search.start",
+            f"{whole} are {first} trials, search.trials is {trials}: raise it, or leave some out",
+        )
 
 
 def _build(

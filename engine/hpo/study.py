@@ -85,6 +85,16 @@ class Study:
         """The metrics that steer the search: all but those that are only stored."""
         return tuple(o for o in self.objectives if o.strategy is not Strategy.STORE)
 
+    def first(self) -> list[Assignment]:
+        """What is tried before anything is searched: the default assignment and those of `start`,
+        each once."""
+        default = self.space.default()
+        found: list[Assignment] = [] if default is None else [default]
+        for assignment in self.start:
+            if assignment not in found:
+                found.append(assignment)
+        return found
+
     def most_trials(self) -> int | None:
         """How many trials there are at most; None when only time or patience ends them."""
         limits = (self.budget.trials, self.space.size())

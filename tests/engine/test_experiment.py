@@ -180,6 +180,8 @@ def test_all_problems_of_a_search_are_told_at_once() -> None:
     ("{start: [{learning_rat: 0.1}]}",
      "search.start.0 (line 2): there is no parameter learning_rat"),
     ("{start: [{learning_rate: 9}]}", "learning_rate is 9, outside of"),
+    ("{trials: 1, start: [{learning_rate: 0.01}, {learning_rate: 0.02}, {learning_rate: 0.03}]}",
+     "search.start (line 2): the default assignment and these are 4 trials, search.trials is 1:"),
     ("{parameters: [{name: decay, type: double}]}", "needs bounds {min, max} or a grid"),
     ("{parameters: [{name: decay, type: double, bounds: {min: 0, max: 1}, transformation: log}]}",
      "a log scale needs a lower bound above 0"),
@@ -270,6 +272,20 @@ def test_a_grid_has_no_budget_unless_one_is_given() -> None:
     grid = "parameters: [{name: embedding_size, type: int, grid: [8, 16]}]"
     assert study(f"search: {{optimizer: grid, {grid}}}").budget.trials is None
     assert study(f"search: {{optimizer: grid, trials: 1, {grid}}}").budget.trials == 1
+
+
+def test_what_a_search_begins_with_fits_its_trials() -> None:
+    start = "start: [{learning_rate: 0.01}, {learning_rate: 0.01}, {learning_rate: 0.004}]"
+    found = study(f"search: {{trials: 2, {start}}}")  # the first twice, then the default itself
+    assert [one["learning_rate"] for one in found.first()] == [0.004, 0.01]
+    assert "are 2 trials, search.trials is 1" in refused(f"search: {{trials: 1, {start}}}")
+    for unlimited in ("trials: null, minutes: 5", "patience: 2", "minutes: 1"):
+        assert study(f"search: {{{unlimited}, {start}}}").budget.trials is None
+    many = ", ".join(f"{{learning_rate: 0.0{n:02}5}}" for n in range(1, 31))
+    assert len(study(f"search: {{start: [{many}]}}").start) == 30  # the advisor says how many
+    assert "are 31 trials, search.trials is 30" in refused(
+        f"search: {{trials: 30, start: [{many}]}}"
+    )
 
 
 def test_the_wizard_asks_for_a_search() -> None:

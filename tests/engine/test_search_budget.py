@@ -89,6 +89,17 @@ def test_few_assignments_are_all_tried_and_fill_no_more_slots(tmp_path: Path) ->
     assert grid.training.estimate.minutes == pytest.approx(one_minute(tmp_path), rel=0.01)
 
 
+def test_an_open_budget_has_room_for_what_the_search_begins_with(tmp_path: Path) -> None:
+    one = one_minute(tmp_path)
+    start = ", ".join(f"{{learning_rate: 0.0{n:02}5}}" for n in range(1, 31))
+    plan = planned(tmp_path, f"start: [{start}]", f"goal.minutes={one / 2}")
+    trials, _, parallel = budget(plan)
+    assert (trials.value, trials.origin) == (31, "advisor")  # with the default assignment
+    assert trials.reason == "all that search.start begins with; else 4"
+    assert parallel.value == 4
+    assert budget(planned(tmp_path, f"start: [{start}]"))[0].value == 55  # there is room
+
+
 def test_the_goals_minutes_bound_the_search(tmp_path: Path) -> None:
     one = one_minute(tmp_path)
     trials, minutes, _ = budget(planned(tmp_path, "", f"goal.minutes={3.5 * one}"))
