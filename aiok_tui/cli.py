@@ -167,7 +167,7 @@ def trials(
         Path | None, typer.Option(help="Write the recipe of the best trial to this file.")
     ] = None,
     trial: Annotated[int | None, typer.Option(min=0, help="With --best: of this trial.")] = None,
-    export: Annotated[str | None, typer.Option(help="optuna=FILE: for optuna-dashboard.")] = None,
+    export: Annotated[str | None, typer.Option(help="For optuna-dashboard: optuna[=FILE].")] = None,
 ) -> None:
     """Show the trials of a search, which are best, and what mattered."""
     from aiok_tui import trials as shown

@@ -49,9 +49,10 @@ def in_memory(study: Study, trials: Sequence[Trial], objective: Objective) -> op
 def export(path: Path, name: str, study: Study, trials: Sequence[Trial]) -> None:
     """Write all trials as a study `name` into a new file, an Optuna journal storage.
 
-    Numbers, states, metrics, thresholds (as constraints), what was reported on the way, times and,
-    as user attributes, what Optuna has no place for. A trial that is not over waits in the file.
-    InputError when the file is there already.
+    Numbers, states, metrics, thresholds (as constraints, in the order of the study's attribute
+    `thresholds of`), what was reported on the way, times and, as user attributes, what Optuna has
+    no place for. A trial that is not over waits in the file. InputError when the file is there
+    already.
     """
     import optuna
     from optuna.storages import JournalStorage
@@ -70,6 +71,8 @@ def export(path: Path, name: str, study: Study, trials: Sequence[Trial]) -> None
     with warnings.catch_warnings():  # the names of metrics are experimental in Optuna
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         made.set_metric_names([objective.name for objective in study.optimized])
+    if bounded := [objective.name for objective in _bounded(study)]:
+        made.set_user_attr("thresholds of", bounded)
     for trial in sorted(trials, key=lambda one: one.number):
         made.add_trial(_frozen(study, trial))
 
@@ -79,19 +82,19 @@ def _frozen(study: Study, trial: Trial) -> optuna.trial.FrozenTrial:
 
     params, distributions = _parameters(study, trial)
     state = optuna.trial.TrialState[STATES[trial.state]]
-    values = [trial.values.get(o.name, math.nan) for o in study.optimized]
-    if state == optuna.trial.TrialState.COMPLETE and any(map(math.isnan, values)):
+    judged = [trial.values.get(o.name, math.nan) for o in study.searched]
+    if state == optuna.trial.TrialState.COMPLETE and any(map(math.isnan, judged)):
         state = optuna.trial.TrialState.FAIL
     is_complete = state == optuna.trial.TrialState.COMPLETE
     reports = trial.reports.get(study.optimized[0].name, ()) if state.is_finished() else ()
     made = optuna.trial.create_trial(
         state=state,
-        values=values if is_complete else None,
+        values=[trial.values[o.name] for o in study.optimized] if is_complete else None,
         params=params,
         distributions=distributions,
         user_attrs=_attributes(study, trial, params),
         intermediate_values={r.step: r.value for r in reports} if len(study.optimized) == 1 else {},
-        constraints=_constraints(study, trial) if is_complete else None,
+        system_attrs={"constraints": _constraints(study, trial)} if is_complete else {},
     )
     if state.is_finished() and trial.started is not None and trial.ended is not None:
         made.datetime_start = datetime.datetime.fromtimestamp(trial.started)
@@ -99,13 +102,21 @@ def _frozen(study: Study, trial: Trial) -> optuna.trial.FrozenTrial:
     return made
 
 
-def _constraints(study: Study, trial: Trial) -> dict[str, float]:
-    """By metric how far it is on the wrong side of its threshold; 0 or less: kept."""
-    return {
-        o.name: o.loss(trial.values[o.name]) - o.loss(o.threshold)
-        for o in study.objectives
-        if o.threshold is not None and o.name in trial.values
-    }
+def _constraints(study: Study, trial: Trial) -> list[float]:
+    """How far each bounded metric is on the wrong side of its threshold; 0 or less: kept.
+
+    A list without names: Optuna 5 and optuna-dashboard both read it, the named ones of
+    FrozenTrial.set_constraint are read by Optuna alone.
+    """
+    return [
+        o.loss(trial.values[o.name]) - o.loss(o.threshold)
+        for o in _bounded(study)
+        if o.threshold is not None
+    ]
+
+
+def _bounded(study: Study) -> list[Objective]:
+    return [objective for objective in study.objectives if objective.threshold is not None]
 
 
 def _attributes(study: Study, trial: Trial, params: dict[str, Any]) -> dict[str, Any]:

@@ -168,11 +168,12 @@ def _absolute(plan: Plan, path: str | None) -> str | None:
 
 
 def export(results: Results, wanted: str) -> Path:
-    """Write the search for other tools: `wanted` is optuna=FILE. Returns the file."""
-    kind, _, file = wanted.partition("=")
-    if kind != "optuna" or not file:
-        raise InputError(f"--export {wanted}: expected optuna=FILE")
-    path = Path(file).expanduser()
+    """Write the search for other tools: `wanted` is optuna=FILE, or optuna for a file of the run's
+    name in the current folder. Returns the file, which must be a new one."""
+    kind, equals, file = wanted.partition("=")
+    if kind != "optuna" or bool(equals) != bool(file):
+        raise InputError(f"--export {wanted}: expected optuna, or optuna=FILE")
+    path = Path(file).expanduser() if file else Path(f"{results.run}.optuna.log")
     optuna_study.export(path, results.run, results.study, results.trials)
     return path
 

@@ -20,6 +20,10 @@ T0 = 1_700_000_000.0
 HOSTILE = "exit 1 \x1b[31m<script>alert(1)</script>"
 ONE = {"trials": 40}
 TWO = {"trials": 40, "metrics": [{"name": "auc"}, {"name": "training_time"}]}
+BOUNDED = {"trials": 40, "metrics": [
+    {"name": "auc", "threshold": 0.68},
+    {"name": "training_time", "strategy": "constraint", "threshold": 8},
+]}  # fmt: skip
 IMPOSSIBLE = {"trials": 40, "metrics": [{"name": "auc", "threshold": 0.99}]}
 
 

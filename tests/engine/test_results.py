@@ -6,12 +6,15 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+from optuna_dashboard import wsgi
 
 from aiok_tui import trials as shown
 from aiok_tui.cli import main
@@ -36,6 +39,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     searched.record(folder / "one-1", searched.ONE)
     searched.record(folder / "two-1", searched.TWO)
     searched.record(folder / "none-1", searched.IMPOSSIBLE)
+    searched.record(folder / "bound-1", searched.BOUNDED)
     searched.record(folder / "plain-1", None)
     return folder
 
@@ -125,6 +129,12 @@ def test_json_and_csv_hold_every_trial(runs: Path, capsys: pytest.CaptureFixture
     assert "\x1b" not in table[4]["what"]
 
 
+def loaded_study(file: Path, name: str) -> optuna.Study:
+    """An exported study as Optuna reads it."""
+    backend = optuna.storages.journal.JournalFileBackend(str(file))
+    return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend))
+
+
 def test_best_and_export_write_files(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,13 +143,59 @@ def test_best_and_export_write_files(
     said = capsys.readouterr().err
     assert "--trial takes another" in said
     assert recipe.load(recipe.find(str(best)), environ={})[0].search is None
-    backend = optuna.storages.journal.JournalFileBackend(str(study))
-    loaded = optuna.load_study(study_name="two-1", storage=optuna.storages.JournalStorage(backend))
+    loaded = loaded_study(study, "two-1")
     mine = {trial.number for trial in results.of_run("two-1").found.front}
     assert {trial.number for trial in loaded.best_trials} == mine
     assert aiok("trials", "two-1", "--export", f"optuna={study}") == 2
     assert aiok("trials", "two-1", "--export", "wandb=x") == 2
-    assert "expected optuna=FILE" in capsys.readouterr().err
+    assert aiok("trials", "two-1", "--export", "optuna=") == 2
+    assert capsys.readouterr().err.count("expected optuna, or optuna=FILE") == 2
+
+
+def asked(app: Callable[..., Iterable[bytes]], path: str) -> Any:
+    """What a WSGI application answers to GET, as JSON."""
+    path, _, query = path.partition("?")
+    environ: dict[str, Any] = {"PATH_INFO": path, "QUERY_STRING": query}
+    setup_testing_defaults(environ)
+    said: list[str] = []
+    body = b"".join(app(environ, lambda status, headers, failed=None: said.append(status)))
+    assert said == ["200 OK"], body
+    return json.loads(body)
+
+
+def test_optuna_dashboard_opens_the_export(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert aiok("trials", "bound-1", "--export", "optuna") == 0
+    assert "optuna-dashboard bound-1.optuna.log" in capsys.readouterr().err
+    app = wsgi("bound-1.optuna.log")
+    (study,) = asked(app, "/api/studies")["study_summaries"]
+    assert (study["study_name"], study["directions"]) == ("bound-1", ["maximize"])
+    detail = asked(app, f"/api/studies/{study['study_id']}?after=0")
+    assert detail["objective_names"] == ["auc"]
+    mine = results.of_run("bound-1")
+    bad = {row["trial"] for row in results.rows(mine) if row["best"] == "infeasible"}
+    assert 0 < len(bad) < len(mine.found.finished)
+    assert [one["number"] for one in detail["trials"]] == list(range(30))
+    for one, trial in zip(detail["trials"], mine.trials, strict=True):
+        if trial.number in (3, 4, 5):
+            assert one["state"] == {3: "Pruned", 4: "Fail", 5: "Waiting"}[trial.number]
+            continue
+        assert (one["state"], one["values"]) == ("Complete", [trial.values["auc"]])
+        past = [0.68 - trial.values["auc"], trial.values["training_time"] - 8]
+        assert one["constraints"] == pytest.approx(past)
+        assert any(value > 0 for value in one["constraints"]) == (trial.number in bad)
+        told = {param["name"]: param["param_external_value"] for param in one["params"]}
+        assert told == {name: str(value) for name, value in trial.assignment.items()}
+    # Optuna itself reads the same, and which threshold is which is said by the study
+    loaded = loaded_study(Path("bound-1.optuna.log"), "bound-1")
+    assert loaded.user_attrs["thresholds of"] == ["auc", "training_time"]
+    assert loaded.best_trial.number == mine.found.front[0].number
+    text = Path("bound-1.optuna.log").read_bytes()
+    assert aiok("trials", "bound-1", "--export", "optuna") == 2
+    assert "bound-1.optuna.log is there already" in capsys.readouterr().err
+    assert Path("bound-1.optuna.log").read_bytes() == text
 
 
 def test_metrics_and_parameters_named_like_columns_keep_their_own(
