@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from engine import catalog
 from engine.errors import InputError
-from engine.hpo import experiment
+from engine.hpo import experiment, experiment_file
 from engine.hpo.schema import Search
 from engine.programs import registry
 from engine.programs.model import PROFILE, search_part
@@ -269,7 +269,7 @@ def load(
         origins[key] = "--set"
     if isinstance(data.get("search"), dict):
         folder = Path(source.file).parent if origins.get("search.file") == "recipe" else Path()
-        data["search"], places = experiment.inline(data["search"], folder)
+        data["search"], places = experiment_file.inline(data["search"], folder)
         origins.pop("search.file", None)
         origins |= places
     origins |= _said_by_program(data)

@@ -1,6 +1,5 @@
 """From what people write about a search to the study: with every problem at once, each at its key.
 
-inline     an experiment file takes its place in the recipe's `search`
 problems   what is wrong with a search of a model
 study_of   the Study of a search
 """
@@ -8,62 +7,20 @@ study_of   the Study of a search
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from engine.errors import InputError
 from engine.hpo import space as sp
 from engine.hpo.schema import (
-    TRIALS,
-    ExperimentFile,
     LinearConstraintPart,
     MetricPart,
     ParameterPart,
     Search,
 )
 from engine.hpo.study import TRAINING_TIME, Budget, Objective, Strategy, Study
-from engine.strict_yaml import read, refuse, sentences
 from models.api import Goal, Metric, ModelSpec
 from models.settings import Kind, Scalar, Setting, nearest, shown
 
 Problem = tuple[str, str]  # the dotted key it belongs to, and what is wrong there
-SAID_BY_FILE = ("parameters", "metrics", "linear_constraints")
-
-
-def inline(search: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The part `search` with its experiment file in the place of the key `file`, so that a run
-    keeps all it needs; also where each of the keys that came from the file stands there.
-
-    A relative file lies in `folder`. InputError names the file, the line and all that is wrong.
-    """
-    named = search.get("file")
-    if not isinstance(named, str) or not named:
-        return dict(search), {}
-    source = read(folder / Path(named).expanduser(), "experiment")
-    try:
-        found = ExperimentFile.model_validate(source.data)
-    except ValidationError as error:
-        raise refuse(source, sentences(ExperimentFile, source, {}, error)) from None
-    doubled = [key for key in SAID_BY_FILE if search.get(key) is not None]
-    if doubled:
-        raise InputError(f"search.{doubled[0]} is said by {source.file} too: write it in one place")
-    taken: dict[str, Any] = {
-        key: source.data[key] for key in SAID_BY_FILE if source.data.get(key) is not None
-    }
-    taken["trials"] = found.observation_budget or found.budget or TRIALS
-    if found.type != "offline":
-        taken["optimizer"] = found.type
-    if found.parallel_bandwidth is not None:
-        taken["parallel"] = found.parallel_bandwidth
-    own = {key: value for key, value in search.items() if key != "file"}
-    places = {f"search.{key}": source.file for key in taken if key not in own}
-    places |= {
-        f"search.{key}": f"{source.file}, line {line}"
-        for key, line in source.lines.items() if key.split(".")[0] in SAID_BY_FILE
-    }  # fmt: skip
-    return {**taken, **own}, places
 
 
 def study_of(
@@ -148,12 +105,13 @@ def _parameters(
     settings = searched_settings(spec)
     if search.parameters is None:
         return list(sp.from_settings(settings, defaults).parameters)
+    parents = {name for part in search.parameters for name in part.condition or part.conditions}
     made = []
     for number, part in enumerate(search.parameters):
         key = f"search.parameters.{number}"
         setting = next((s for s in settings if s.name == part.name), None)
         if setting is None:
-            found.append((f"{key}.name", _unknown(part.name, spec, settings)))
+            found.append((f"{key}.name", _unknown(part.name, spec, settings, part.name in parents)))
             continue
         said = list(_misfits(part, setting))
         found += [(f"{key}.{where}", text) for where, text in said]
@@ -166,10 +124,16 @@ def _parameters(
     return sp.parents_first(made)
 
 
-def _unknown(name: str, spec: ModelSpec, settings: Sequence[Setting]) -> str:
+def _unknown(name: str, spec: ModelSpec, settings: Sequence[Setting], is_parent: bool) -> str:
     if any(setting.name == name for setting in spec.settings):
         return f"{name} is read by the ETL, which a search does once: set it in model.settings"
-    return f"{spec.name} has no setting {name}, {_hint(name, [s.name for s in settings])}"
+    hint = _hint(name, [s.name for s in settings])
+    if is_parent:
+        return (
+            f"{spec.name} has no setting {name}: the value that other parameters depend on "
+            f"would reach nothing; {hint}"
+        )
+    return f"{spec.name} has no setting {name}, {hint}"
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
-"""How people write a search: the recipe's part `search`, and a SigOpt-style experiment file.
-
-Parameters and metrics are written alike in both. What they mean is said in experiment.py.
+"""How people write a search: the recipe's part `search`. What it means is said in experiment.py,
+what SigOpt's experiment files write otherwise in experiment_file.py.
 """
 
 from __future__ import annotations
@@ -129,31 +128,4 @@ class Search(Part):
         limits = (self.trials, self.minutes, self.patience)
         if self.optimizer != "grid" and limits == (None, None, None):
             raise ValueError("without trials, minutes and patience the search would never end")
-        return self
-
-
-class ExperimentFile(Part):
-    """A SigOpt-style experiment file.
-
-    `name` and `budget` are other words for `experiment` and `observation_budget`; `type`,
-    `metadata` and `parallel_bandwidth` are read and change nothing (recipes say search.parallel).
-    """
-
-    project: Name | None = None
-    experiment: Name | None = None
-    name: Name | None = None
-    type: Literal["offline", "random", "grid"] = "offline"
-    parameters: list[ParameterPart] = Field(min_length=1)
-    metrics: list[MetricPart] = Field(min_length=1)
-    linear_constraints: list[LinearConstraintPart] | None = None
-    observation_budget: int | None = Field(default=None, ge=1, le=1_000_000)
-    budget: int | None = Field(default=None, ge=1, le=1_000_000)
-    parallel_bandwidth: int | None = Field(default=None, ge=1, le=4096)
-    metadata: dict[str, Any] | None = None
-
-    @model_validator(mode="after")
-    def _one_word(self) -> ExperimentFile:
-        for one, other in (("experiment", "name"), ("observation_budget", "budget")):
-            if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise ValueError(f"{one} and {other} say the same thing: write one of them")
         return self
