@@ -129,6 +129,8 @@ def recipe_of(results: Results, number: int | None = None) -> str:
     """A recipe, as YAML, that trains with the assignment of a trial: the one named, by default the
     best one (with several metrics the best in the first of them).
 
+    A model trains on one rank as its trial did, not on those that the plan of the search has for a
+    training of its own: their sums are rounded otherwise, and the recipe should find what it names.
     InputError when there is no such trial, or none that keeps all thresholds.
     """
     trial = _chosen(results, number)
@@ -138,6 +140,8 @@ def recipe_of(results: Results, number: int | None = None) -> str:
             put(data, value.key, value.value)
     if "dataset" in data:  # a program may go without
         data["dataset"]["path"] = _absolute(results.plan, data["dataset"]["path"])
+    if "train" in data:  # nor has it ranks
+        data["train"]["ranks"] = 1
     data["search"] = None
     data["model"]["settings"].update(trial.assignment)
     scored = ", ".join(f"{plain(name)} {value:.6g}" for name, value in trial.values.items())

@@ -12,6 +12,7 @@ import pytest
 from engine import api
 from engine import events as ev
 from engine.hpo.trials import TrialState
+from engine.plan import read_plan
 from engine.processes import processes_of
 from engine.state import RunStatus
 from engine.store import open_run_folder
@@ -84,6 +85,38 @@ def test_a_search_killed_and_resumed_then_reused(home: Home) -> None:
     reused, first = api.state(second), api.state(run)
     assert reused.steps["search"].status.name == "REUSED"
     assert reused.trials == first.trials
+    check_best_recipe(home, run)
+
+
+def check_best_recipe(home: Home, run: str) -> None:
+    """The recipe of the best trial trains with its settings and finds its metric again.
+
+    A trial has the cores of its slot, the training all of this machine: sums of as many threads
+    are rounded otherwise, which may swap a few of 500 validation rows.
+    """
+    best = max(api.state(run).trials.values(), key=lambda trial: trial.values["auc"])
+    said = home.aiok("trials", run, "--best", "best.yaml")
+    assert "next: aiok run best.yaml" in said.stderr, said.stderr
+    assert f"# trial {best.number} of {run}: auc " in (home.path / "best.yaml").read_text()
+    ran = home.aiok("run", "best.yaml")
+    assert ran.returncode == 0, ran.stderr
+    again = api.runs()[0].id
+    of_best, of_trial = (
+        json.loads((open_run_folder(one).artifacts(step) / "model.json").read_text())
+        for one, step in ((again, "train"), (run, "search"))
+    )
+    assert of_best["settings"] == of_trial["settings"]
+    assert of_best["settings"].items() >= best.assignment.items()
+    state = api.state(again)
+    assert state.steps["etl"].status.name == "REUSED"
+    plan = read_plan(open_run_folder(again).plan)
+    assert plan.value("train.ranks") == 1
+    assert state.result("train")["best"]["valid"]["auc"] == pytest.approx(
+        best.values["auc"], abs=0.002
+    )
+    assert state.result("evaluate")["auc"] == pytest.approx(
+        api.state(run).result("evaluate")["auc"], abs=0.002
+    )
 
 
 def test_a_stopped_search_goes_on_with_what_it_had(home: Home) -> None:

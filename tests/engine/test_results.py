@@ -70,6 +70,7 @@ def test_the_recipe_of_the_best_trial_is_ready_to_run(runs: Path) -> None:
     assert text.startswith(f"# trial {best.number} of one-1: auc {best.values['auc']:.6g}, ")
     loaded, _ = recipe.load(strict_yaml.parse(text, "best"), environ={})
     assert loaded.search is None
+    assert (loaded.train.ranks, loaded.train.checkpoint_s) == (1, 60.0)  # as the trial trained
     assert loaded.dataset.path == "/data/of/mine/clicks.tsv"
     for name, value in best.assignment.items():
         assert loaded.model.settings[name] == value
