@@ -129,8 +129,8 @@ def recipe_of(results: Results, number: int | None = None) -> str:
     """A recipe, as YAML, that trains with the assignment of a trial: the one named, by default the
     best one (with several metrics the best in the first of them).
 
-    A model trains on one rank as its trial did, not on those that the plan of the search has for a
-    training of its own: their sums are rounded otherwise, and the recipe should find what it names.
+    It trains as the trial did, to find what it names: to the goal of a trial, a model on one rank,
+    not on those that the plan has for a training of its own, whose sums are rounded otherwise.
     InputError when there is no such trial, or none that keeps all thresholds.
     """
     trial = _chosen(results, number)
@@ -142,6 +142,8 @@ def recipe_of(results: Results, number: int | None = None) -> str:
         data["dataset"]["path"] = _absolute(results.plan, data["dataset"]["path"])
     if "train" in data:  # nor has it ranks
         data["train"]["ranks"] = 1
+    search = Search.model_validate(results.plan.training.settings["search"])
+    data["goal"] = search.goal_of_trial(data["goal"])
     data["search"] = None
     data["model"]["settings"].update(trial.assignment)
     scored = ", ".join(f"{plain(name)} {value:.6g}" for name, value in trial.values.items())

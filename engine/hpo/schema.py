@@ -4,10 +4,12 @@ what SigOpt's experiment files write otherwise in experiment_file.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from engine.hpo.study import TRAINING_TIME
 from engine.strict_yaml import Count, Name, Part
 from models.settings import Scalar
 
@@ -129,3 +131,12 @@ class Search(Part):
         if self.optimizer != "grid" and limits == (None, None, None):
             raise ValueError("without trials, minutes and patience the search would never end")
         return self
+
+    def goal_of_trial(self, goal: Mapping[str, Any]) -> dict[str, Any]:
+        """What a recipe's goal asks of one trial. Target and minutes are those of the search: every
+        trial is trained to its end, unless the search looks for the one that is there first."""
+        for_time = any(
+            part.name == TRAINING_TIME and part.strategy == "optimize"
+            for part in self.metrics or ()
+        )
+        return {**goal, "target": goal["target"] if for_time else None, "minutes": None}

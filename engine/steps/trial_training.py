@@ -8,7 +8,6 @@ from typing import Any
 from engine.environments import lock_of
 from engine.hpo.leases import Lease
 from engine.hpo.schema import Search
-from engine.hpo.study import TRAINING_TIME
 from engine.plan import Step
 from engine.steps import over_hosts
 from engine.steps.context import Context
@@ -25,15 +24,8 @@ class TrialTraining:
     def __init__(self, context: Context, step: Step, slots: int) -> None:
         """`slots`: trials at a time on a host."""
         self._context, self._step, self._slots = context, step, slots
-        # Target and minutes are those of the search: every trial is trained to its end, unless the
-        # search looks for the one that is there first.
-        goal, search = step.settings["goal"], Search.model_validate(step.settings["search"])
-        for_time = any(
-            part.name == TRAINING_TIME and part.strategy == "optimize"
-            for part in search.metrics or ()
-        )
-        target = goal["target"] if for_time else None
-        self._goal = {**goal, "target": target, "minutes": None}
+        search = Search.model_validate(step.settings["search"])
+        self._goal = search.goal_of_trial(step.settings["goal"])
 
     def send(self, sites: Sequence[Site]) -> None:
         """The training data."""

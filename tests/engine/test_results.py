@@ -80,6 +80,16 @@ def test_the_recipe_of_the_best_trial_is_ready_to_run(runs: Path) -> None:
         results.recipe_of(found, 99)
 
 
+def test_the_best_recipe_has_the_goal_of_a_trial(runs: Path) -> None:
+    for run, target in (("one-1", None), ("two-1", 0.7)):  # two-1 looks for the shortest training
+        found = results.of_run(run)
+        goals = {"goal.target": 0.7, "goal.minutes": 30.0}  # of the whole search
+        values = tuple(replace(v, value=goals.get(v.key, v.value)) for v in found.plan.values)
+        text = results.recipe_of(replace(found, plan=replace(found.plan, values=values)))
+        goal = recipe.load(strict_yaml.parse(text, "best"), environ={})[0].goal
+        assert (goal.metric, goal.target, goal.minutes) == ("auc", target, None)
+
+
 def test_nothing_feasible_has_no_best_but_a_way_out(runs: Path) -> None:
     found = results.of_run("none-1")
     with pytest.raises(InputError) as refused:
