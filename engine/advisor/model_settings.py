@@ -16,6 +16,7 @@ from engine.recipe import Value
 from models.api import ModelSpec
 
 RATES = {"learning_rate": "dense_optimizer", "table_learning_rate": "table_optimizer"}
+ADAPTIVE = ("adam", "rowwise_adagrad")
 # DLRM optimized, 300,000 generated rows: AUC 0.7441 at 4,096 rows with the usual rates, 0.7394 with
 # twice as much; 0.7594 and 0.7576 (half) at 256. Adam and Adagrad need no scaling of theirs.
 RATES_STAY = "as it is for any batch: rates scaled with the batch reached less (measured)"
@@ -52,7 +53,7 @@ def reasons(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str,
         found["batch_size"] = "; ".join(filter(None, (own, halved)))
     for name in RATES:
         if name in settings and not is_given(job, name):
-            found[name] = f"no change: {RATES_STAY}"
+            found[name] = _about_rate(job, spec, settings, str(settings.get(RATES[name])))
     if int(settings.get("min_count", 1)) > 1 and job.data.ids:
         kept, every = job.data.entries(int(settings["min_count"])), job.data.entries(1)
         found["min_count"] = f"leaves about {kept:,.0f} of {every:,.0f} ids: the rest is too rare"
@@ -60,6 +61,21 @@ def reasons(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> dict[str,
     if wide is not None:
         found[WIDTH] = in_words(job, spec, settings) if is_given(job, WIDTH) else wide[1]
     return found
+
+
+def _about_rate(job: Job, spec: ModelSpec, settings: Mapping[str, Any], optimizer: str) -> str:
+    """Why a rate stays with the batch it has, and what is known where that batch is another one
+    than the profile's."""
+    if optimizer in ADAPTIVE:
+        return f"no change: {RATES_STAY}"
+    profile = job.recipe.model.profile
+    own, batch = int(spec.profiles[profile].get("batch_size", 0)), batch_of(job, settings)
+    if own in (0, batch):
+        return f"no change: {optimizer}, with the batch that {profile} has it for"
+    return (
+        f"no change: {profile} has it for batches of {own:,}; with {batch:,} {optimizer} usually "
+        f"wants {batch / own:.3g} times as much (Goyal et al. 2017, not measured here)"
+    )
 
 
 def _about_precision(job: Job, precision: str) -> str:

@@ -107,6 +107,11 @@ def test_rates_stay_with_a_batch_of_the_users_own(aiok_home: Path, tmp_path: Pat
     rate = setting(plan, "learning_rate")
     assert rate.value == setting(planned(tmp_path), "learning_rate").value
     assert "rates scaled with the batch reached less" in rate.reason
+    stock = [planned(tmp_path, "model.profile=stock", *more) for more in ([], ["batch_size=1024"])]
+    same, other = (setting(plan, "table_learning_rate") for plan in stock)
+    assert same.value == other.value == 0.1
+    assert same.reason == "no change: sgd, with the batch that stock has it for"
+    assert "for batches of 128; with 1,024 sgd usually wants 8 times as much" in other.reason
 
 
 def test_a_short_training_takes_one_rank(
