@@ -26,8 +26,8 @@ def said(
         "search.parameters": about_space(study.space, values["search.parameters"] is None),
         "search.pruner": _about_pruner(values, study, trials),
         "search.timeout_minutes": _about_timeout(job, spec, values),
-        "search.minutes": "" if values["search.minutes"] else _about_end(values, "minutes"),
-        "search.trials": "" if values["search.trials"] else _about_end(values, "trials"),
+        "search.minutes": "" if values["search.minutes"] else _about_end(job, values, "minutes"),
+        "search.trials": "" if values["search.trials"] else _about_end(job, values, "trials"),
     }
     return [
         Value(key, values[key], job.origins.get(key, "built-in"), reason)
@@ -95,7 +95,7 @@ def _about_timeout(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> str:
     return f"no limit: a trial that hangs is waited for until {end}; timeout_s of its file ends it"
 
 
-def _about_end(values: Mapping[str, Any], key: str) -> str:
+def _about_end(job: Job, values: Mapping[str, Any], key: str) -> str:
     """Which limits end a search that has none of one kind."""
     names = ("trials", "minutes", "patience")
     others = {name: values[f"search.{name}"] for name in names if name != key}
@@ -103,4 +103,6 @@ def _about_end(values: Mapping[str, Any], key: str) -> str:
             for name, value in others.items() if value]  # fmt: skip
     if values["search.optimizer"] == "grid":
         ends.append("the last point of the grid")
+    if job.recipe.goal.target is not None:
+        ends.append(f"goal.target {job.recipe.goal.target:g}")
     return f"no limit: what ends it is {' or '.join(ends)}" if ends else ""

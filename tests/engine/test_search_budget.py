@@ -168,6 +168,22 @@ def test_the_space_is_told_with_its_bounds(tmp_path: Path) -> None:
     assert (own.origin, own.reason) == ("recipe", "embedding_size {2, 4, 8}")
 
 
+@pytest.mark.parametrize(
+    ("search", "key", "said"),
+    [
+        ("trials: 7", "minutes", "7 trials or goal.target 0.7"),
+        ("minutes: 5", "trials", "5 minutes or goal.target 0.7"),
+        ("patience: 9", "trials", "9 trials without a better one or goal.target 0.7"),
+        ("optimizer: grid, " + SIZES, "trials", "the last point of the grid or goal.target 0.7"),
+    ],
+)
+def test_what_ends_a_search_is_told_where_a_limit_is_open(
+    tmp_path: Path, search: str, key: str, said: str
+) -> None:
+    told = values_of(planned(tmp_path, search, "goal.target=0.7"))[f"search.{key}"]
+    assert (told.value, told.reason) == (None, f"no limit: what ends it is {said}")
+
+
 def test_each_trial_has_one_rank(tmp_path: Path) -> None:
     ranks = values_of(planned(tmp_path, "", rows=5_000_000))["train.ranks"]
     assert (ranks.value, ranks.origin) == (1, "advisor")
