@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any
 
 from engine import strict_json
+from engine.hpo.trials import TrialState
 from engine.learned import Learned, Record, Terms
 from engine.state import RunState, StepState, StepStatus
 from engine.store import home, make_folder
@@ -28,18 +29,21 @@ LEAST = {"minutes": 0.02, "cpu_s": 1.0, "memory_gib": 0.05, "disk_gib": 0.002,
 WORDS = {"minutes": "time", "cpu_s": "CPU time", "memory_gib": "memory", "disk_gib": "disk",
          "network_gib": "network"}  # fmt: skip
 KEPT_RUNS = 50
+KEPT_TRIALS = 20  # of a run
 READ_BYTES = 4 << 20  # of the file, at its end: more runs than are ever looked at
 LARGEST = 1e12  # of any figure: what is larger was written by no run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """What an estimate was made of; see engine.learned.Record. `epochs`: of a training, at most."""
+    """What an estimate was made of; see engine.learned.Record. `epochs`: of a training, at most;
+    `trials`: each trial of the step is an example of the group, not the step."""
 
     group: str
     terms: Mapping[str, Terms] = field(default_factory=dict)
     open: bool = False
     epochs: int = 0
+    trials: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plan.json and the events hold it."""
@@ -83,7 +87,7 @@ def _file() -> Path:
 def keep(state: RunState) -> None:
     """Add a run to the earlier ones: its score and its steps; a run without any adds nothing."""
     found = score(state)
-    steps = [kept for step in state.steps.values() if (kept := _kept(step, state))]
+    steps = [one for step in state.steps.values() for one in _kept(step, state)]
     if found or steps:
         make_folder(home())
         line = {"run": state.id, "t": time.time(), "ratios": found, "steps": steps}
@@ -91,15 +95,31 @@ def keep(state: RunState) -> None:
             file.write(strict_json.dumps(line) + "\n")
 
 
-def _kept(step: StepState, state: RunState) -> dict[str, Any]:
-    """What is learned from a step, {} where nothing can be: it ran in pieces, or not at all."""
-    if not step.basis or not step.actual or not _in_one_go(step):
-        return {}
+def _kept(step: StepState, state: RunState) -> list[dict[str, Any]]:
+    """What is learned from a step, [] where nothing can be: it ran in pieces, or not at all."""
     basis = step.basis
-    return {
+    if basis.get("trials"):
+        return _trials(step, state)
+    if not basis or not step.actual or not _in_one_go(step):
+        return []
+    return [{
         "group": basis.get("group"), "terms": basis.get("terms"), "actual": step.actual,
         "open": bool(basis.get("open")), "share": _share(step, state),
-    }  # fmt: skip
+    }]  # fmt: skip
+
+
+def _trials(step: StepState, state: RunState) -> list[dict[str, Any]]:
+    """The last trials of a search that ran to their end in one go. Of their memory only the peak of
+    them all is known, and on several hosts not even that."""
+    done = [trial for trial in state.trials.values() if trial.is_own and trial.tries == 1
+            and trial.state is TrialState.FINISHED and trial.seconds > 0]  # fmt: skip
+    memory = step.actual.get("memory_gib") if len({trial.host for trial in done}) == 1 else None
+    peak = {"memory_gib": memory} if memory else {}
+    return [
+        {"group": step.basis.get("group"), "terms": {},
+         "actual": {"minutes": round(trial.seconds / 60, 6), **peak}}
+        for trial in done[-KEPT_TRIALS:]
+    ]  # fmt: skip
 
 
 def _share(step: StepState, state: RunState) -> float:

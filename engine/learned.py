@@ -27,6 +27,7 @@ LEAST_TERMS = 1e-9  # whatever is less was planned to take nothing
 START = "start"  # the term that is there however short the training is
 BY_EPOCHS = ("cpu_s", "minutes")
 SHARE_DEVIATION = 0.4  # of the part of the epochs that is trained, before anything is known
+UNLIKE_DEVIATION = 0.5  # of what trials of an unknown program take, before any are known
 KEPT = 60  # runs of a step that are looked at, the last ones
 Terms = Mapping[str, float]
 
@@ -82,6 +83,17 @@ class Learned:
             return Forecast(built_in, _with_more(BUILT_IN_WITHIN[quantity], deviation))
         within = _with_more(_within(runs, BUILT_IN_WITHIN[quantity]), deviation)
         return Forecast(predict(fit(runs), terms), within, len(runs))
+
+    def usual(self, group: str, quantity: str) -> Forecast | None:
+        """What is usual in a group whose records have no terms: the median; None without any."""
+        known = [r.actual.get(quantity, 0.0) for r in self.records if r.group == group]
+        taken = [value for value in known if value > 0][-KEPT:]
+        if not taken:
+            return None
+        middle, weight = median(taken), NOISE_RUNS + len(taken)
+        squares = sum(math.log(value / middle) ** 2 for value in taken)
+        deviation = math.sqrt((NOISE_RUNS * UNLIKE_DEVIATION**2 + squares) / weight)
+        return Forecast(middle, math.exp(_student_95(weight) * deviation), len(taken))
 
     def _runs(self, group: str, quantity: str, names: Sequence[str]) -> Iterator[Run]:
         """What the records of a group tell about a quantity, in terms of these names."""

@@ -29,11 +29,13 @@ from engine.advisor.etl_place import place_etl
 from engine.advisor.job import Job
 from engine.advisor.layout import spark_cores
 from engine.advisor.model_settings import batch_of, training_rows
+from engine.advisor.place import place_of, this_host
+from engine.advisor.tables import row_cost, tables_gib
 from engine.estimates import Basis
 from engine.learned import START, Terms
 from engine.plan import Estimate, Step
 from hosts.inventory import LOCAL
-from models.api import ModelSpec, RowCost
+from models.api import ModelSpec
 from models.settings import resolve
 
 PRICES = "prices 1"  # another number when a term or its built-in price changes: old records then
@@ -113,10 +115,9 @@ def _planned(
 
 def _group(job: Job, spec: ModelSpec, planned: Planned) -> str:
     """What is alike: host or hosts, model, step, environment, and for a training the profile."""
-    facts = job.facts
-    place = f"{facts.hostname}, {facts.cpu_model}, {len(facts.cores)} cores"
+    place = this_host(job)
     if job.cluster and planned.kind in ("etl", "train"):
-        place = ", ".join(f"{h.name}: {len(h.facts.cores)} cores" for h in job.cluster)
+        place = place_of(job)
         place += f"; ETL on {planned.values['etl.engine']}" * (planned.kind == "etl")
     profile = job.recipe.model.profile if planned.kind == "train" else ""
     return " | ".join((place, spec.name, planned.kind, planned.environment, profile, PRICES))
@@ -129,14 +130,6 @@ def _on_spark_hosts(job: Job, planned: Planned) -> bool:
 
 def _start_s(job: Job, planned: Planned) -> float:
     return SPARK_START_S if _on_spark_hosts(job, planned) else START_S[planned.environment]
-
-
-def _row_cost(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> RowCost:
-    """The model's own price of a training row, or its ModelSpec.cost alone."""
-    if spec.row_cost is None:
-        cost = spec.cost.get(f"train/{job.recipe.model.profile}", spec.cost.get("train", 1.0))
-        return RowCost(dense_us=cost, tables_us=0.0, step_us=0.0, id_bytes=0.0)
-    return spec.row_cost(settings, job.data.numeric, job.data.categorical)
 
 
 def training_s(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> float:
@@ -168,7 +161,7 @@ def _training_terms(
 
     Every rank makes the whole update of the tables, so a part of their price counts for each.
     """
-    row, epochs = _row_cost(job, spec, settings), int(settings["epochs"])
+    row, epochs = row_cost(job, spec, settings), int(settings["epochs"])
     rows = training_rows(job) / 1e6 * epochs
     scored = job.data.rows / 1e6 * job.recipe.split.valid * epochs
     scored *= int(settings["evals_per_epoch"])
@@ -182,7 +175,7 @@ def _training_terms(
 
 def _tables_gib(job: Job, spec: ModelSpec, planned: Planned) -> float:
     """Tables of one rank with their best copy and optimizer."""
-    whole = planned.ids * 1e6 * _row_cost(job, spec, planned.settings).id_bytes / 2**30
+    whole = tables_gib(job, spec, planned.settings)
     limit = float(planned.settings.get("table_memory_gib", 0.0))
     return min(whole, limit) if limit else whole
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.advisor import trial_slots
 from engine.advisor.estimate import environments_there
 from engine.advisor.etl_place import place_etl
 from engine.advisor.job import Job
@@ -38,6 +39,8 @@ def obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> lis
             f"a step needs about {memory:.1f} GiB of memory, "
             f"this machine has {job.facts.memory_gib:.1f}"
         )
+    trials = (trial_slots.obstacle(job, step) for step in steps if step.kind == "search")
+    problems += filter(None, trials)
     if values["train.environment"] == "ipex" and "avx2" not in job.facts.isa:
         problems.append(
             "Intel Extension for PyTorch needs a CPU with AVX2 and this host has none; "

@@ -14,6 +14,7 @@ from engine.advisor.etl_place import engine_name, place_etl
 from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
 from engine.advisor.search_budget import count_trials, search_estimate, search_part
+from engine.learned import BUILT_IN_WITHIN
 from engine.plan import Estimate, Plan, Step, identify
 from engine.programs import files as program_files
 from engine.programs import registry
@@ -33,7 +34,7 @@ def make_plan(job: Job) -> Plan:
         id="provision",
         kind="provision",
         title="environments " + ", ".join(environments) if environments else "nothing to install",
-        estimate=Estimate(
+        estimate=_built_in(
             minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e in job.missing_gib),
             memory_gib=0.3,
             disk_gib=round(sum(job.missing_gib.get(e, 0.0) for e in environments), 2),
@@ -45,7 +46,7 @@ def make_plan(job: Job) -> Plan:
         kind="report",
         title="report",
         needs=tuple(step.id for step in steps),
-        estimate=Estimate(minutes=0.01, memory_gib=0.1, disk_gib=0.001),
+        estimate=_built_in(minutes=0.01, memory_gib=0.1, disk_gib=0.001),
     )
     plan_steps = (provision, *steps, report)
     return Plan(
@@ -61,6 +62,12 @@ def make_plan(job: Job) -> Plan:
         ),
         problems=tuple(obstacles(job, plan_steps, by_key)),
     )
+
+
+def _built_in(**figures: float) -> Estimate:
+    """An estimate of what nobody learns from: downloads, and a file that is written."""
+    within = {key: BUILT_IN_WITHIN[key] for key, value in figures.items() if value > 0}
+    return Estimate(**figures, within=within)  # type: ignore[arg-type]
 
 
 def _steps(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> list[Step]:

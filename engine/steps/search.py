@@ -12,6 +12,7 @@ from typing import Any
 from engine import clusters
 from engine import events as ev
 from engine.advisor.layout import ClusterHost, lay_out
+from engine.advisor.trial_slots import hosts_for_trials
 from engine.errors import StepFailed
 from engine.hpo import optimizers
 from engine.hpo.front import findings
@@ -67,7 +68,7 @@ def _search(
     """The search on connected hosts."""
     events = read_events(context.folder.events, 0)[0]
     trials = fold(events).trials
-    slots = _slots(context, sites, int(part.parallel))
+    slots = _slots(context, step, sites, int(part.parallel))
     kind = TrialProgram if "program" in step.settings else TrialTraining
     busiest = max(Counter(slot.host for slot in slots).values())
     work: TrialWork = kind(context, step, busiest)
@@ -112,13 +113,14 @@ def _connect(context: Context, step: Step) -> list[Site]:
     return sites
 
 
-def _slots(context: Context, sites: Sequence[Site], parallel: int) -> list[Slot]:
-    """So many slots on the hosts, each with cores of its own as long as there are enough."""
+def _slots(context: Context, step: Step, sites: Sequence[Site], parallel: int) -> list[Slot]:
+    """So many slots on the hosts that can take a trial, each with cores of its own as long as there
+    are enough."""
     facts = {LOCAL: context.facts, **context.cluster_hosts()}
     hosts = [ClusterHost(name=s.name, slots=s.slots, facts=facts[s.name]) for s in sites]
     return [
         Slot(host=host.name, cores=cores)
-        for host, layout in lay_out(hosts, parallel)
+        for host, layout in lay_out(hosts_for_trials(hosts, step), parallel)
         for cores in layout.cores
     ]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist, stdev
 
 import pytest
 
 from engine import api, estimates
+from engine.advisor.data_reasons import TYPICAL_AUC, auc_noise
 from engine.learned import Learned, Record
 from engine.plan import Plan, PlannedValue
 
@@ -103,6 +107,11 @@ def test_rates_stay_with_a_batch_of_the_users_own(aiok_home: Path, tmp_path: Pat
     rate = setting(plan, "learning_rate")
     assert rate.value == setting(planned(tmp_path), "learning_rate").value
     assert "rates scaled with the batch reached less" in rate.reason
+    stock = [planned(tmp_path, "model.profile=stock", *more) for more in ([], ["batch_size=1024"])]
+    same, other = (setting(plan, "table_learning_rate") for plan in stock)
+    assert same.value == other.value == 0.1
+    assert same.reason == "no change: sgd, with the batch that stock has it for"
+    assert "for batches of 128; with 1,024 sgd usually wants 8 times as much" in other.reason
 
 
 def test_a_short_training_takes_one_rank(
@@ -116,6 +125,95 @@ def test_a_short_training_takes_one_rank(
     # the work counts, not the rows: a network of 25 times the size
     wide = planned(tmp_path, "top_widths=1024-512", "bottom_widths=512", rows=20_000)
     assert value(wide, "train.ranks").value == 4
+
+
+DECIDED = (
+    "model.profile", "etl.engine", "train.ranks", "goal.metric", "model.settings.precision",
+    "model.settings.batch_size", "model.settings.learning_rate",
+    "model.settings.table_learning_rate", "model.settings.embedding_size",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", ["optimized", "stock", "tiny", "terabyte"])
+@pytest.mark.parametrize("rows", [20_000, 1_000_000])
+def test_each_decision_has_a_reason_whether_it_changes_a_value_or_not(
+    aiok_home: Path, tmp_path: Path, profile: str, rows: int
+) -> None:
+    plan = planned(tmp_path, f"model.profile={profile}", rows=rows)
+    for key in DECIDED:
+        told = value(plan, key)
+        assert told.reason, key
+        stays = told.reason.startswith("no change: ")
+        assert not (stays and told.origin == "advisor"), key
+    assert value(plan, "model.profile").reason.count(" about ") == 2
+
+
+def test_the_profile_is_told_with_its_price(aiok_home: Path, tmp_path: Path) -> None:
+    told = value(planned(tmp_path), "model.profile")
+    assert (told.value, told.origin) == ("optimized", "built-in")
+    assert told.reason == (
+        "no change: reaches the metric of stock in a small part of its time (bench dlrm); "
+        "CPU-seconds an epoch on these rows: optimized about 3.6, stock about 44.9"
+    )
+
+
+def test_vectors_are_as_narrow_as_the_memory_wants(
+    aiok_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = replace(api.host_facts(), physical_cores=4, cores=[0, 1, 2, 3])
+    rows = 10_000_000_000  # about 7.6 million ids
+    found = {}
+    for memory in (64.0, 1.5, 0.9, 0.1):
+        small = replace(facts, memory_gib=memory)
+        monkeypatch.setattr(api, "host_facts", lambda small=small: small)
+        plan = planned(tmp_path, rows=rows)
+        width, ranks = setting(plan, "embedding_size"), value(plan, "train.ranks")
+        found[memory] = width.value, ranks.value
+        assert (width.origin == "advisor") == (width.value != 16)
+    assert found == {64.0: (16, 4), 1.5: (8, 1), 0.9: (4, 1), 0.1: (4, 1)}
+    given = setting(planned(tmp_path, "embedding_size=32", rows=rows), "embedding_size")
+    assert (given.value, given.origin) == (32, "--set")
+    assert "no change" not in given.reason and "ids make tables of" in given.reason
+
+
+def test_skew_and_balance_of_the_labels_are_told_where_they_bear(
+    aiok_home: Path, tmp_path: Path
+) -> None:
+    rows = [f"{i % 4 == 0:d}\t{i / 7}\t{'a' if i % 5 else f'b{i % 40}'}\tz"
+            for i in range(20_000)]  # fmt: skip
+    (tmp_path / "t.tsv").write_text("\n".join(["y\tn\tcity\tsame", *rows]) + "\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "dataset: {format: table, path: t.tsv, columns:"
+        " {label: y, numeric: [n], categorical: [city, same]}}\n"
+    )
+    plan = api.plan(str(recipe))
+    batch = setting(plan, "batch_size").reason
+    assert batch.startswith("no change: 0 % of the ids are seen once; ")
+    assert "the most frequent id of same is in 100 % of its rows, of which no effect" in batch
+    assert value(plan, "dataset.columns.categorical").reason == (
+        "same: nearly every row has the same value, better left out"
+    )
+    metric = value(plan, "goal.metric").reason
+    assert metric.startswith("no change: 25 % of the labels are positive, which AUC does not ")
+    assert metric.endswith("2,000 validation rows tell it to 0.014 (standard error)")
+    loss = value(api.plan(str(recipe), ["goal.metric=logloss"]), "goal.metric").reason
+    assert loss.endswith("who always says so scores 0.5623")
+    (tmp_path / "t.tsv").write_text("y\tn\tcity\tsame\n" + "0\t1\ta\tz\n" * 5000)
+    same = value(api.plan(str(recipe)), "goal.metric").reason
+    assert same.startswith("all ") and same.endswith("are the same: nothing to learn or to score")
+
+
+def test_the_noise_of_an_auc_is_what_drawn_scores_have() -> None:
+    draw = random.Random(1)
+    shift = NormalDist().inv_cdf(TYPICAL_AUC) * math.sqrt(2)
+    found = []
+    for _ in range(200):
+        scores = sorted([(draw.gauss(shift, 1), 1) for _ in range(60)]
+                        + [(draw.gauss(0, 1), 0) for _ in range(140)])  # fmt: skip
+        ranks = sum(rank for rank, (_, label) in enumerate(scores, 1) if label)
+        found.append((ranks - 60 * 61 / 2) / (60 * 140))
+    assert stdev(found) == pytest.approx(auc_noise(60, 140), rel=0.15)
 
 
 def test_a_table_is_described_and_a_key_column_pointed_out(aiok_home: Path, tmp_path: Path) -> None:

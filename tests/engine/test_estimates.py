@@ -88,6 +88,49 @@ def test_what_runs_took_is_learned_from_the_file(aiok_home: Path) -> None:
     assert early.value == pytest.approx(2 * (4 + 30 * 0.6), rel=0.1)
 
 
+def a_search(run: str, tail: int = 0) -> RunState:
+    """A search of a program: a finished trial, a pruned one, one that failed, one that was run
+    twice, and `tail` more that finished."""
+    basis = estimates.Basis(group="here | mine | trial", trials=True).to_json()
+    step = {"id": "search", "kind": "search", "title": "search"}
+    events: list[ev.Event] = [
+        ev.RunCreated(t=T0, run=run, recipe="r", steps=[step]),
+        ev.StepEstimated(t=T0, step="search", minutes=1.0, memory_gib=1.0, disk_gib=0.1,
+                         network_gib=0.0, basis=basis),
+        ev.StepStarted(t=T0, step="search", identity="s"),
+    ]  # fmt: skip
+    ends = [["finished"], ["pruned"], ["failed"], ["interrupted", "finished"]]
+    token = 0
+    for number, states in enumerate([*ends, *[["finished"]] * tail]):
+        events.append(ev.TrialQueued(t=T0, step="search", trial=number, assignment={"x": number}))
+        for end in states:
+            token += 1
+            events += [
+                ev.TrialStarted(t=T0, step="search", trial=number, token=token, host="localhost",
+                                cores=[0]),
+                ev.TrialEnded(t=T0, step="search", trial=number, token=token, state=end,
+                              values={"m": 1.0} if end == "finished" else {},
+                              failure="crash" if end == "failed" else "",
+                              seconds=60.0 * (number + 1)),
+            ]  # fmt: skip
+    events.append(ev.StepFinished(t=T0, step="search", identity="s", seconds=600.0, result={},
+                                  actual={"minutes": 10.0, "memory_gib": 2.5}))  # fmt: skip
+    return fold(filter(None, (ev.decode(ev.encode(event)) for event in events)))
+
+
+def test_the_trials_of_a_program_are_kept_not_its_searches(aiok_home: Path) -> None:
+    estimates.keep(a_search("s-1"))
+    (record,) = estimates.earlier().learned().records
+    assert (record.group, record.actual) == (
+        "here | mine | trial", {"minutes": 1.0, "memory_gib": 2.5}
+    )  # fmt: skip
+    estimates.keep(a_search("s-2", tail=100))
+    learned = estimates.earlier().learned()
+    assert len(learned.records) == 1 + estimates.KEPT_TRIALS
+    found = learned.usual("here | mine | trial", "minutes")
+    assert found is not None and found.value == pytest.approx(94.0)  # of 1 and 85 to 104
+
+
 HOSTILE = (
     "[]", "7", "null", '{"run": 1, "ratios": 3}', '{"run": "a", "ratios": {"minutes": NaN}}',
     '{"run": "a", "ratios": {}, "steps": 4}', '{"run": "a", "ratios": {}, "steps": [[]]}',

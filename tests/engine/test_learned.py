@@ -109,3 +109,22 @@ def test_figures_that_say_nothing_are_left_out() -> None:
     found = Learned([empty, none, other]).forecast(GROUP, "cpu_s", terms(1.0, 2.0))
     assert (found.value, found.runs) == (16.0, 0)
     assert Learned([other]).forecast(GROUP, "memory_gib", {}).value == 0.0
+
+
+def test_what_has_no_terms_is_told_by_its_median() -> None:
+    def records(*minutes: float) -> Learned:
+        return Learned([Record(group="p", terms={}, actual={"minutes": m}) for m in minutes])
+
+    assert NOTHING_LEARNED.usual("p", "minutes") is None
+    assert records(5.0).usual("other", "minutes") is None
+    one, many = records(5.0).usual("p", "minutes"), records(*[5.0] * 40).usual("p", "minutes")
+    unlike = records(1.0, 5.0, 25.0, 5.0).usual("p", "minutes")
+    assert one and many and unlike
+    assert (one.value, one.runs, many.runs, unlike.value) == (5.0, 1, 40, 5.0)
+    assert many.within < 1.3 < 2.0 < one.within < unlike.within
+    draw = random.Random(3)
+    taken = [math.exp(draw.gauss(0.0, 0.4)) for _ in range(200)]
+    found = records(*taken[:20]).usual("p", "minutes")
+    assert found
+    inside = sum(found.value / found.within <= t <= found.value * found.within for t in taken)
+    assert 0.85 <= inside / len(taken) <= 0.98

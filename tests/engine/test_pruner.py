@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.advisor.pruning import saved
 from engine.hpo import pruner
 from engine.hpo.pruner import AshaPruner, MedianPruner, NoPruner, loss_at, replay
 from engine.hpo.space import Parameter, Space, Type
@@ -19,6 +20,7 @@ from engine.hpo.trials import Report, Trial, TrialState
 
 AUC = Objective(name="auc", maximize=True)
 LOSS = Objective(name="logloss", maximize=False)
+SPACE = Space(parameters=(Parameter(name="x", type=Type.DOUBLE, low=0.0, high=1.0),))
 RECORDED = Path(__file__).parents[1] / "data" / "dlrm_curves.json"
 
 
@@ -99,8 +101,7 @@ def test_the_default_assignment_is_never_pruned() -> None:
 
 
 def test_only_a_single_objective_is_pruned() -> None:
-    space = Space(parameters=(Parameter(name="x", type=Type.DOUBLE, low=0.0, high=1.0),))
-    one, two = Study(space=space, objectives=(AUC,)), Study(space=space, objectives=(AUC, LOSS))
+    one, two = Study(space=SPACE, objectives=(AUC,)), Study(space=SPACE, objectives=(AUC, LOSS))
     assert isinstance(pruner.make("asha", one), AshaPruner)
     assert isinstance(pruner.make("median", one), MedianPruner)
     assert isinstance(pruner.make("none", one), NoPruner)
@@ -177,3 +178,26 @@ def test_recorded_trainings_would_be_saved_a_good_part_of_their_steps(slots: int
         assert 1 - done / sum(own[-1] for own in steps) >= 0.4
         assert found.saved >= 0.4
         assert found.best_of_all - found.best <= 0.001
+
+
+@pytest.mark.parametrize("name", ["asha", "median", "none"])
+@pytest.mark.parametrize("trials", [10, 20, 48])
+def test_what_the_advisor_expects_to_save_is_what_recorded_trainings_save(
+    name: str, trials: int
+) -> None:
+    """The same trials as they would be with fewer validations, the mean of ten orders."""
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))["trials"]
+    rule = pruner.make(name, Study(space=SPACE, objectives=(AUC,)))
+    for count in (2, 3, 4, 8, 12, 24):
+        found = []
+        for seed in range(10):
+            rest = random.Random(seed).sample(recorded[1:], trials - 1)
+            seen = slice(24 // count - 1, None, 24 // count)
+            curves = [
+                [Report(rows, value) for _, rows, value in one["reports"][seen]]
+                for one in [recorded[0], *rest]
+            ]
+            found.append(replay(curves, rule, AUC, slots=2).saved)
+        expected = saved(name, count, trials)
+        assert abs(sum(found) / len(found) - expected) <= 0.15, (count, sum(found) / len(found))
+        assert expected == 0 or name != "none"
