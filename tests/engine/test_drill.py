@@ -14,10 +14,12 @@ from engine import events as ev
 from engine.drill import Verdict
 from engine.errors import AiokError, InputError
 from engine.faults import FAULTS, Fault, Trial
+from engine.recipe import Faults
 from engine.sandbox import Sandbox
 from engine.state import RunState, RunStatus, fold
 from hosts.testbed import Testbed
 from hosts.testbed_host import TestbedProblem
+from models import pulse
 from tests.engine.test_recovery import loss_at
 
 FAULT = next(fault for fault in FAULTS if fault.name == "worker host crashed")
@@ -127,6 +129,12 @@ def test_what_fails_in_a_drill_is_a_broken_promise_and_not_its_end(
     assert verdict.broken == [said] * 3
     assert (verdict.kept, verdict.observation, verdict.end) == (False, said, "unknown")
     assert bench_faults._drilled(verdict)["met"] is False
+
+
+def test_a_rank_that_hangs_is_drilled_with_the_default_which_keeps_the_promise() -> None:
+    settings = Trial(Sandbox(Path("nowhere"), None), "stop").overrides()
+    assert not [setting for setting in settings if "hang_s" in setting]
+    assert Faults().hang_s + pulse.EVERY_S < drill.NOTICE_S
 
 
 def test_keys_that_cannot_be_moved_are_no_assertion(monkeypatch: pytest.MonkeyPatch) -> None:
