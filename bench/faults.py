@@ -120,8 +120,8 @@ def hosts() -> list[dict[str, Any]]:
 
 
 DRILL_DATA = (
-    f"tiny recipe on {faults.HOSTS} testbed hosts, a rank each, grace {faults.GRACE_S:g} s, a rank "
-    f"hangs after {faults.HANG_S:g} s, a checkpoint each {faults.CHECKPOINT_S:g} s"
+    f"tiny recipe on {faults.HOSTS} testbed hosts, a rank each, grace {faults.GRACE_S:g} s, hang_s "
+    f"by default, checkpoint_s {faults.CHECKPOINT_S:g}"
 )
 
 
@@ -129,13 +129,15 @@ def _drilled(verdict: drill.Verdict) -> dict[str, Any]:
     drift = "none" if verdict.drift is None else f"{verdict.drift:.4f}"
     seen = (
         f"{verdict.observation}; {verdict.orphans} orphans; AUC difference {drift}; "
-        f"{verdict.lost_steps} steps ({verdict.lost_s:.1f} s) since the last checkpoint"
+        f"{verdict.lost_steps} steps ({verdict.lost_s:.1f} s) since the last checkpoint; "
+        f"a checkpoint interval took up to {verdict.interval_s:.1f} s"
     )
     return {
         "name": f"{verdict.fault}, {verdict.policy}",
         "value": None if verdict.notice_s is None else round(verdict.notice_s, 1),
         "unit": "s to notice",
-        "goal": f"<= {verdict.notice_limit_s:g}; 0 orphans; AUC <= {drill.DRIFT}; one checkpoint",
+        "goal": f"<= {drill.NOTICE_S:g}; 0 orphans; AUC <= {drill.DRIFT}; "
+                f"<= {verdict.interval_s:.1f} s of work lost",
         "met": verdict.kept, "data": DRILL_DATA,
         "note": "; ".join([seen, *verdict.broken]),
     }  # fmt: skip

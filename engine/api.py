@@ -352,7 +352,8 @@ def _launch(folder: RunFolder, without: Sequence[str] = ()) -> None:
     end = time.monotonic() + START_S
     while time.monotonic() < end:
         code = process.poll()
-        if _size(folder.events) > seen:
+        # Two that resume at once: the events may be those of the other one's run process.
+        if _size(folder.events) > seen and lock_holder(folder.lock) in (process.pid, None):
             return
         if code == ExitCode.BAD_INPUT:
             raise InputError(f"{folder.id} is already running", todo=f"aiok show {folder.id}")

@@ -7,15 +7,16 @@ the run to its end. The faults are in engine/faults.py.
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from engine import api
 from engine import events as ev
 from engine.errors import AiokError, InputError
 from engine.faults import (
-    CHECKPOINT_S,
     DATA,
     FAULTS,
     FILLED,
@@ -31,19 +32,22 @@ from engine.faults import (
 from engine.sandbox import Sandbox, sandbox
 from engine.state import RunState, RunStatus, fold
 from engine.store import cache_folder
+from engine.work import NO_PROGRESS
 from hosts import java
+from hosts.testbed_host import TestbedProblem
 from models.settings import nearest
 
 NOTICE_S = 15.0
 DRIFT = 0.002  # of the test AUC
-FETCH_S = 3.0  # a checkpoint counts when it is here
-PATIENT_S = 60
 FILES = 6  # of the raw data, for Spark
+# What a fault may do to the drill itself: it then has no verdict but this.
+TROUBLES = (AiokError, TestbedProblem, OSError, subprocess.SubprocessError)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a trial. Seconds; `notice_s` None: nothing had to be noticed."""
+    """What came of a trial. Seconds; `notice_s` None: nothing had to be noticed. `interval_s`: the
+    longest one between the run's checkpoints."""
 
     fault: str
     policy: str
@@ -51,12 +55,12 @@ class Verdict:
     observation: str
     broken: list[str]
     notice_s: float | None
-    notice_limit_s: float
     orphans: int
     end: str
     drift: float | None
     lost_steps: int
     lost_s: float
+    interval_s: float
 
     @property
     def kept(self) -> bool:
@@ -122,8 +126,7 @@ def drill(
 
 def _undisturbed(place: Sandbox, on_spark: bool = False) -> float:
     """Test AUC of a run that nobody disturbs; it also makes the hosts ready."""
-    patient = f"faults.hang_s={PATIENT_S}"  # hosts that have just been made ready may be busy
-    run = api.start("tiny", [*Trial(place, "stop").overrides(on_spark=on_spark), patient])
+    run = api.start("tiny", Trial(place, "stop").overrides(on_spark=on_spark))
     state = api.wait_for_end(run, 900)
     if state.status is not RunStatus.DONE:
         problem = state.problem
@@ -150,17 +153,32 @@ def _tried(fault: Fault, trial: Trial, plain_auc: float) -> Verdict:
     """The verdict of a trial; one that does not come to its end is a promise broken."""
     try:
         return _drill(fault, trial, plain_auc)
-    except AiokError as error:
-        for run in filter(None, (trial.run, trial.other)):
-            api.stop(run, kill=True)
-        if trial.struck:
-            fault.mend(trial)
-        return Verdict(
-            fault=fault.name, policy=trial.policy, promise=fault.promise, observation=error.what,
-            broken=[error.what], notice_s=None, notice_limit_s=NOTICE_S,
-            orphans=len(trial.sandbox.wait_until_bare(trial.run, GRACE_S + NOTICE_S)),
-            end="unknown", drift=None, lost_steps=0, lost_s=0.0,
-        )  # fmt: skip
+    except TROUBLES as error:
+        broken = [_sentence(error)]
+    left: list[str] = []
+
+    def look() -> None:
+        left.extend(trial.sandbox.wait_until_bare(trial.run, GRACE_S + NOTICE_S))
+
+    undoings: list[Callable[[], object]] = [
+        *(partial(api.stop, run, kill=True) for run in (trial.run, trial.other) if run),
+        *([partial(fault.mend, trial)] if trial.struck else []),
+        *([look] if trial.run else []),
+    ]
+    for undo in undoings:
+        try:
+            undo()
+        except TROUBLES as error:
+            broken.append(_sentence(error))
+    return Verdict(
+        fault=fault.name, policy=trial.policy, promise=fault.promise, observation=broken[0],
+        broken=broken, notice_s=None, orphans=len(left), end="unknown", drift=None, lost_steps=0,
+        lost_s=0.0, interval_s=0.0,
+    )  # fmt: skip
+
+
+def _sentence(error: Exception) -> str:
+    return error.what if isinstance(error, AiokError) else str(error) or type(error).__name__
 
 
 def _drill(fault: Fault, trial: Trial, plain_auc: float) -> Verdict:
@@ -221,21 +239,24 @@ def _judge(
     after = [event for event in events if event.t >= trial.struck]
     told = [event for event in after if _tells(event, fault)]
     first, said = _said(told, ended)
-    notices = [event.t - trial.struck for event in after
-               if _tells(event, fault) or isinstance(event, ev.HostSilent)]  # fmt: skip
+    notices = [event.t - trial.struck for event in after if _tells(event, fault) or _warns(event)]
     must_notice = fault.loses or fault.warns
     notice_s = min(notices, default=None) if must_notice else None
     if ended.status is RunStatus.LOST:
         notice_s = seen_s
-    limit = NOTICE_S + (GRACE_S if fault.grace else 0)
     lost_steps, lost_s = _work_lost(events)
+    interval_s = _longest_interval(events)
     lost_work = any(isinstance(event, ev.WorkLost) for event in events)
     broken = [
         *_wrong_end(fault, trial, ended, final),
         *([f"left: {', '.join(sorted(set(left)))}"] if left else []),
         *([f"AUC differs by {drift:.4f}"] if drift is not None and drift > DRIFT else []),
-        *([f"noticed after {notice_s:.1f} s"] if notice_s and notice_s > limit else []),
-        *([f"{lost_s:.1f} s of work lost"] if lost_s > CHECKPOINT_S + FETCH_S else []),
+        *([f"noticed after {notice_s:.1f} s"] if notice_s and notice_s > NOTICE_S else []),
+        *(
+            [f"{lost_s:.1f} s of work lost, a checkpoint interval took {interval_s:.1f} s"]
+            if lost_s > interval_s
+            else []
+        ),
         *[f"{words!r} was not told" for words in fault.said if words not in said],
         *(["work was lost"] if lost_work and not fault.loses else []),
         *(["nothing was told"] if notice_s is None and must_notice else []),
@@ -243,8 +264,8 @@ def _judge(
     return Verdict(
         fault=fault.name, policy=trial.policy, promise=fault.promise,
         observation=_observation(trial.refusal or first, ended, final),
-        broken=broken, notice_s=notice_s, notice_limit_s=limit, orphans=len(left),
-        end=str(ended.status), drift=drift, lost_steps=lost_steps, lost_s=lost_s,
+        broken=broken, notice_s=notice_s, orphans=len(left), end=str(ended.status), drift=drift,
+        lost_steps=lost_steps, lost_s=lost_s, interval_s=interval_s,
     )  # fmt: skip
 
 
@@ -254,6 +275,13 @@ def _tells(event: ev.Event, fault: Fault) -> bool:
     if fault.warns and isinstance(event, ev.Noted):
         return event.level == "warning" and all(words in event.text for words in fault.said)
     return isinstance(event, ev.WorkLost | ev.StepStopped | ev.StepFailed)
+
+
+def _warns(event: ev.Event) -> bool:
+    """Whether a person reads of a silence that may become a loss."""
+    if isinstance(event, ev.Noted):
+        return event.level == "warning" and NO_PROGRESS in event.text
+    return isinstance(event, ev.HostSilent)
 
 
 def _said(told: Sequence[ev.Event], ended: RunState) -> tuple[str, str]:
@@ -292,8 +320,30 @@ def _work_lost(events: Sequence[ev.Event]) -> tuple[int, float]:
     return most, seconds
 
 
+def _longest_interval(events: Sequence[ev.Event]) -> float:
+    """The most seconds from the work that one checkpoint holds, or the first step of an attempt,
+    until the next one was whole here: `checkpoint_s`, and what saving and fetching it took.
+
+    No kill in between loses more; 0.0 when nothing was saved.
+    """
+    longest, safe = 0.0, 0.0
+    points: list[tuple[int, float]] = []
+    for event in events:
+        if isinstance(event, ev.StepStarted | ev.WorkRestarted):
+            points, safe = [], 0.0
+        elif isinstance(event, ev.Measured) and (event.name, event.split) == ("loss", "train"):
+            points.append((event.step_count, event.t))
+            safe = safe or event.t
+        elif isinstance(event, ev.CheckpointSaved) and points:
+            longest = max(longest, event.t - safe)
+            safe = max((t for step, t in points if step <= event.step_count), default=safe)
+    return longest
+
+
 def _wrong_end(fault: Fault, trial: Trial, ended: RunState, final: RunState) -> list[str]:
     wanted = fault.ends.get(trial.policy, fault.ends.get("", RunStatus.DONE))
+    if wanted is RunStatus.STOPPED and trial.sandbox.testbed is None:
+        wanted = RunStatus.FAILED  # on this machine alone: WorkerLost, resumable all the same
     found = []
     if ended.status is not wanted:
         found.append(f"ended {ended.status}, not {wanted}: {_problem_text(ended)[:200]}")

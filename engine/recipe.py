@@ -154,7 +154,7 @@ class Faults(Part):
 
     policy: Literal["stop", "wait", "shrink"] = "stop"
     grace_s: float = Field(default=15.0, ge=1, le=3600)
-    hang_s: float = Field(default=30.0, ge=1, le=86_400)
+    hang_s: float = Field(default=10.0, ge=1, le=86_400)
     restarts: int = Field(default=3, ge=0, le=1000)
 
 

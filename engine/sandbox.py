@@ -21,7 +21,7 @@ from engine.processes import processes_of
 from engine.store import cache_folder, home, remove_tree
 from hosts.inventory import LOCAL
 from hosts.testbed import Testbed
-from hosts.testbed_host import TestbedProblem
+from hosts.testbed_host import TestbedProblem, is_own
 
 CLUSTER = "drill"
 DISK_MIB = 5120  # of a host whose disk is to be filled, with room for torch and Spark
@@ -128,10 +128,20 @@ def _end_runs() -> None:
 
 
 def _remove_leftovers() -> None:
-    """Of drills whose process is gone."""
+    """Of drills whose process is gone; what others have put there is not touched."""
     for place in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
         pid = place.name.removeprefix(PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+        if pid.isdigit() and not Path("/proc", pid).exists() and is_own(place):
             if os.geteuid() == 0:
-                Testbed(place / "testbed").down()
+                _remove_hosts(place / "testbed")
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _remove_hosts(folder: Path) -> None:
+    try:
+        Testbed(folder).down()
+    except TestbedProblem as problem:
+        raise EnvironmentProblem(
+            f"the hosts that an earlier drill has left do not go: {problem}",
+            todo=f"remove what is left by hand, then {folder.parent}",
+        ) from None

@@ -34,6 +34,7 @@ __all__ = ["clean"]  # for the front ends, which see no hosts
 
 SILENT_S = 3.0
 STOP_PATIENCE_S = 60.0
+NO_PROGRESS = "no progress for"  # so many seconds: what a person reads of a rank that hangs
 STACKS_S = 5.0  # for the agents to say where the ranks are
 NO_PROGRAM = 127  # the agent's code for a program that could not be started
 FIRST_TO_END = re.compile(r"^=   RANK (\d+) PID \d+ RUNNING AT ", re.MULTILINE)  # Intel MPI
@@ -66,7 +67,7 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
     ranks: int = 1
     grace_s: float = 15.0
-    hang_s: float = 30.0
+    hang_s: float = 10.0
     start_s: float = 0.0
     hosts: Sequence[str] = ()
     cores: Sequence[int] = ()
@@ -265,8 +266,12 @@ def _hung(
     group: JobGroup, launch: Launch, silent: Mapping[int, float], outcome: _Outcome,
     listener: Listener, log: str,
 ) -> AiokError:  # fmt: skip
-    """Ask where the ranks are, and name those that hang; the caller ends the job."""
+    """Tell of the silence, ask where the ranks are, and name those that hang; the caller ends the
+    job."""
     head = group.head.host
+    rank, seconds = max(silent.items(), key=lambda item: item[1])
+    text = f"{launch.place_of(rank, head)}: {NO_PROGRESS} {seconds:.0f} s; all ranks are looked at"
+    listener.message(messages.Note(text=text, level="warning"), rank)
     group.stacks()
     end = time.monotonic() + STACKS_S
     watched = outcome.watchdog.watched  # the guilty one may have spoken last
@@ -283,7 +288,7 @@ def _hung(
     kind = HostLost if launch.hosts else WorkerLost
     return kind(
         f"{who} {'hang' if len(guilty) > 1 else 'hangs'}: "
-        f"no progress for {max(silent.values()):.0f} s",
+        f"{NO_PROGRESS} {max(silent.values()):.0f} s",
         why="\n       ".join(places) or "no agent could say where the ranks are",
         todo="the log has the stacks; `aiok resume` goes on from the last checkpoint",
         log=log,

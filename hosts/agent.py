@@ -371,8 +371,7 @@ def start(folder):  # type: (str) -> int
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        with open(os.path.join(folder, "supervisor.pid"), "w") as file:
-            json.dump([os.getpid(), start_time(os.getpid())], file)
+        sign(folder)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         Supervisor(folder).run()
         os._exit(0)
@@ -383,6 +382,14 @@ def start(folder):  # type: (str) -> int
         time.sleep(0.01)
     print(json.dumps({"pid": int(pid_text)}))
     return 0
+
+
+def sign(folder):  # type: (str) -> None
+    """Note this process as the supervisor, at one stroke: who read half would take it for dead."""
+    path = os.path.join(folder, "supervisor.pid")
+    with open(path + ".new", "w") as file:
+        json.dump([os.getpid(), start_time(os.getpid())], file)
+    os.replace(path + ".new", path)
 
 
 def supervisor_of(folder):  # type: (str) -> Optional[int]

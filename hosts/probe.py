@@ -90,8 +90,9 @@ def route_to(transport: Transport, python: str, address: str) -> Route:
 
 
 FREE_PORT = """
-import socket, sys
-for port in range(int(sys.argv[2]), int(sys.argv[3])):
+import random, socket, sys
+ports = range(int(sys.argv[2]), int(sys.argv[3]))
+for port in random.sample(ports, len(ports)):
     with socket.socket() as trial:
         try:
             trial.bind((sys.argv[1], port))
@@ -103,7 +104,10 @@ for port in range(int(sys.argv[2]), int(sys.argv[3])):
 
 
 def free_port(transport: Transport, python: str, address: str, first: int, last: int) -> int:
-    """A port of a host on which nobody listens, first <= port <= last; HostProblem if none is."""
+    """A port of a host on which nobody listens, first <= port <= last; HostProblem if none is.
+
+    Any of them: who asks at the same moment hardly ever gets the same one.
+    """
     argv = [python, "-I", "-S", "-c", FREE_PORT, address, str(first), str(last + 1)]
     said = transport.run(argv, timeout_s=20).stdout.strip()
     if not said.isdigit():

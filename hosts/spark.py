@@ -12,6 +12,7 @@ to its executors in their environment.
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import threading
 import time
@@ -23,7 +24,6 @@ from types import TracebackType
 
 from hosts.group import AT_ONCE, JobGroup
 from hosts.job import Job, JobSpec
-from hosts.probe import free_port
 from hosts.site import Site
 from hosts.transport import HostProblem, clean
 
@@ -37,6 +37,7 @@ DAEMON_MIB = 256
 MOST_REFUSALS = 2  # the master is there: a worker that is refused twice has no way or no secret
 REFUSED = "Failed to connect to master"
 COMPLAINTS = (" WARN ", " ERROR ", "Caused by: ")
+MASTER = re.compile(r"Starting Spark master at (spark://\S+)")
 READY = {"master": "New state: ALIVE", "worker": "Successfully registered with master"}
 # No file in /tmp, no second compiler for programs that only pass messages on, no IPv6 sockets.
 DAEMON_JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
@@ -97,11 +98,14 @@ class _Daemon:
         self.lost = ""
         self.refusals = 0
         self.last_line = self.complaint = ""
+        self.address = ""  # where a master listens
 
-    def start(self, settings: Mapping[str, str], port: int, master: str = "") -> None:
-        """Hand it to the agent; `master` is where a worker registers."""
-        write_properties(self.site, self.conf, settings)
-        words = ["--host", self.site.address, "--port", str(port), "--webui-port", "0",
+    def start(self, settings: Mapping[str, str], ports: tuple[int, int], master: str = "") -> None:
+        """Hand it to the agent; it takes the first of `ports` that is free. `master` is where a
+        worker registers."""
+        retries = {"spark.port.maxRetries": str(ports[1] - ports[0])}
+        write_properties(self.site, self.conf, {**settings, **retries})
+        words = ["--host", self.site.address, "--port", str(ports[0]), "--webui-port", "0",
                  "--properties-file", str(self.conf)]  # fmt: skip
         if self.role == "worker":
             words += ["--cores", str(self.host.cores), "--memory", f"{self.plan.executor_mib}m",
@@ -137,6 +141,8 @@ class _Daemon:
                 self.lost = str(frame.data.get("why") or "") or f"it {how}"
         for line in said.splitlines():
             self.ready = self.ready or READY[self.role] in line
+            if self.role == "master" and (found := MASTER.search(line)):
+                self.address = found[1]
             self.refusals += REFUSED in line
             self.last_line = clean(line).strip() or self.last_line
             if any(mark in line for mark in COMPLAINTS):
@@ -227,17 +233,16 @@ class SparkCluster:
         head, began = self.hosts[0].site, time.monotonic()
         common = network_settings(secrets.token_hex(32))
         settings = {**common, **DAEMON_SETTINGS}
-        port = _free(head, MASTER_PORTS)
-        self.address = f"spark://{head.address}:{port}"
         master = _Daemon("master", self.hosts[0], self.plan)
         self._daemons = [master]
-        master.start(settings, port)
+        master.start(settings, MASTER_PORTS)
         self._await([master], "did not start", began)
+        self.address = master.address
         workers = [_Daemon("worker", host, self.plan) for host in self.hosts]
         self._daemons += workers
 
         def start(worker: _Daemon) -> None:
-            worker.start(settings, _free(worker.site, WORKER_PORTS), self.address)
+            worker.start(settings, WORKER_PORTS, self.address)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(start, workers))
@@ -265,7 +270,9 @@ class SparkCluster:
         return {
             "spark.driver.host": head.address,
             "spark.driver.bindAddress": head.address,
-            "spark.driver.port": str(_free(head, DRIVER_PORTS)),
+            "spark.driver.port": str(
+                DRIVER_PORTS[0]
+            ),  # like all: the first from there that is free
             "spark.blockManager.port": str(BLOCK_PORTS[0]),
             "spark.port.maxRetries": str(BLOCK_PORTS[1] - BLOCK_PORTS[0]),
             "spark.executor.memory": f"{self.plan.executor_mib}m",
@@ -303,7 +310,6 @@ DAEMON_SETTINGS = {
     "spark.master.rest.enabled": "false",
     "spark.worker.timeout": str(LOST_S),
     "spark.ui.killEnabled": "false",
-    "spark.port.maxRetries": "0",  # on the port that was chosen, or not at all
 }
 
 
@@ -343,7 +349,3 @@ def variables(environment: PurePosixPath, java: str) -> dict[str, str]:
 def spark_home(environment: PurePosixPath) -> str:
     """Where pip has put Spark: pyspark's jars are all of it."""
     return f"{environment}/lib/python3.11/site-packages/pyspark"
-
-
-def _free(site: Site, ports: tuple[int, int]) -> int:
-    return free_port(site.transport, site.python, site.address, *ports)

@@ -39,6 +39,7 @@ from hosts.testbed_host import (
     boot,
     faketime_library,
     halt,
+    is_own,
     is_running,
     is_system,
     listeners,
@@ -90,10 +91,6 @@ class Testbed:
     def __init__(
         self, folder: Path = FOLDER, net: str = "10.77.0", prefix: str = "aiok", user: str = "aiok"
     ) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9]{0,7}", prefix):  # an interface name has 15 letters
-            raise TestbedProblem(f"prefix {prefix}: take 1 to 8 small letters and digits")
-        if not re.fullmatch(r"(\d{1,3}\.){2}\d{1,3}", net):
-            raise TestbedProblem(f"net {net}: give the first three numbers, as in 10.77.0")
         self.layout = Layout(folder=folder.absolute(), net=net, prefix=prefix, user=user)
         self._records: dict[str, HostRecord] = {}
         self._threads = threading.RLock()
@@ -120,20 +117,30 @@ class Testbed:
         """Take up the state file; False when there is none."""
         with self._threads:
             try:
-                said = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+                text = (self.folder / STATE).read_text(encoding="utf-8")
+                self._check_folder()
+                said = json.loads(text)
+                hosts, same_boot = said.pop("hosts"), said.pop("boot") == _boot_id()
+                layout = Layout(folder=self.folder, **said)
+                records = [
+                    HostRecord(**{**host, "options": HostOptions(**host["options"])})
+                    for host in hosts
+                ]
             except FileNotFoundError:
                 self._records = {}
                 return False
-            hosts, same_boot = said.pop("hosts"), said.pop("boot") == _boot_id()
-            self.layout = Layout(folder=self.folder, **said)
-            self._records = {
-                host["name"]: HostRecord(**{**host, "options": HostOptions(**host["options"])})
-                for host in hosts
-            }
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise TestbedProblem(f"{self.folder / STATE} is damaged: {error!r}") from None
+            self.layout = layout
+            self._records = {record.name: record for record in records}
             if not same_boot:  # this machine was started anew: only the folder is left
                 for record in self._records.values():
                     record.whole, record.pid, record.started = False, None, None
             return True
+
+    def _check_folder(self) -> None:
+        if not is_own(self.folder):
+            raise TestbedProblem(f"{self.folder} is not yours alone; choose another folder")
 
     def _write(self) -> None:
         layout = {key: value for key, value in asdict(self.layout).items() if key != "folder"}
@@ -149,12 +156,13 @@ class Testbed:
             raise TestbedProblem("the testbed needs root: namespaces and mounts")
         with self._threads, contextlib.ExitStack() as stack:
             while True:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(0o755, parents=True, exist_ok=True)
                 handle = os.open(self.folder, os.O_RDONLY)
                 stack.callback(os.close, handle)
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 if _is_folder(handle, self.folder):
                     break
+            self._check_folder()
             self._read()
             yield
 
@@ -242,8 +250,8 @@ class Testbed:
             if os.listdir(self.folder):
                 raise TestbedProblem(f"{self.folder} holds other files; choose another folder")
             self._check_names_are_free()
+            self.folder.chmod(0o711)
             self._write()
-        self.folder.chmod(0o711)
         shared = self.folder / "shared"
         shared.mkdir(exist_ok=True)
         shared.chmod(0o1777)

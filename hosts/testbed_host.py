@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +105,10 @@ class HostRecord:
     cut: bool = False
     rate: str | None = None
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"h[1-9]\d{0,2}", self.name):
+            raise TestbedProblem(f"{self.name!r} is no name of a host: h1, h2, ...")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -112,6 +118,14 @@ class Layout:
     net: str  # the first three bytes of a /24
     prefix: str
     user: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9]{0,7}", self.prefix):  # an interface's has 15 letters
+            raise TestbedProblem(f"prefix {self.prefix}: take 1 to 8 small letters and digits")
+        if not re.fullmatch(r"(\d{1,3}\.){2}\d{1,3}", self.net):
+            raise TestbedProblem(f"net {self.net}: give the first three numbers, as in 10.77.0")
+        if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", self.user):
+            raise TestbedProblem(f"user {self.user}: take small letters, digits, - and _")
 
     @property
     def bridge(self) -> str:
@@ -142,6 +156,17 @@ class Layout:
     def disk(self, name: str) -> Path:
         """What a host keeps: upper/ is what it wrote."""
         return self.folder / name / "disk"
+
+
+def is_own(folder: Path) -> bool:
+    """Whether this is a real folder, of this user or root, that nobody else can write to: what lies
+    there may be believed even as root."""
+    try:
+        facts = folder.lstat()
+    except FileNotFoundError:
+        return False
+    own = facts.st_uid in (0, os.geteuid()) and not facts.st_mode & 0o022
+    return stat.S_ISDIR(facts.st_mode) and own
 
 
 def system(argv: Sequence[str], stdin: str = "", timeout_s: float = 30.0) -> str:

@@ -28,6 +28,8 @@ from models.worker import ContactLost, InputProblem
 
 _ADDRESS_OF_INTERFACE = 0x8915  # SIOCGIFADDR
 _PATIENCE = timedelta(minutes=10)
+JOB_VARIABLE = "AIOK_JOB"  # the tag that the agent gives to all ranks of one start of a job
+_JOB = "job"  # the key of the store under which its rank 0 puts that
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -228,11 +230,30 @@ def _join(ranks: Ranks, rendezvous: str) -> None:
     if interface:
         # Without it gloo binds to what the host's own name means, often 127.0.1.1.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    where: dict[str, Any] = {"init_method": rendezvous}
+    if parts.scheme == "tcp":
+        where = {"store": _meet(ranks, parts.hostname or "", parts.port or 0)}
     with _lost_ranks_explained():
         gloo.init_process_group(
-            "gloo", init_method=rendezvous, rank=ranks.rank, world_size=ranks.size,
-            timeout=_PATIENCE,
-        )  # fmt: skip
+            "gloo", **where, rank=ranks.rank, world_size=ranks.size, timeout=_PATIENCE
+        )
+
+
+def _meet(ranks: Ranks, host: str, port: int) -> gloo.TCPStore:
+    """The store of this job's rank 0; ContactLost when that of another job has the port."""
+    first, job = ranks.rank == 0, os.environ.get(JOB_VARIABLE, "")
+    with _lost_ranks_explained():
+        store = gloo.TCPStore(host, port, None, first, _PATIENCE, wait_for_workers=False)
+        if first:
+            store.set(_JOB, job)
+        found = store.get(_JOB).decode()
+    if found != job:
+        raise ContactLost(
+            f"port {port} of {host}, where the ranks of this job meet, was taken by another job",
+            why=f"that one is {found!r}, this one {job!r}",
+            todo="start the job again: it then takes another port",
+        )
+    return store
 
 
 def interface_towards(host: str) -> str | None:

@@ -259,6 +259,7 @@ class Loop:
         value = values[plan.metric.name]
         best = progress.best
         if best is None or plan.metric.better(value, best["valid"][plan.metric.name]):
+            self._pulse.copies(progress.step, self._bytes())
             progress.best = {"step": progress.step, "epoch": epoch, "valid": values}
             progress.evals_since_best = 0
             for name, tensor in self.task.weights().items():

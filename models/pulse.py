@@ -11,6 +11,7 @@ from models.messages import Beat, Messenger
 
 EVERY_S = 2.0
 SLOWEST_DISK = 4e6  # bytes a second; a shared folder under load
+SLOWEST_MEMORY = 2e8  # bytes a second; new pages, on a busy machine
 
 
 class Pulse:
@@ -40,3 +41,7 @@ class Pulse:
     def writes(self, step: int, size: int) -> None:
         """So many bytes go to a disk now, by this rank or by one that it waits for."""
         self.beat(step, quiet_s=1.0 + size / SLOWEST_DISK)
+
+    def copies(self, step: int, size: int) -> None:
+        """So many bytes are copied in memory now."""
+        self.beat(step, quiet_s=1.0 + size / SLOWEST_MEMORY)

@@ -18,6 +18,7 @@ import yaml
 from hosts.inventory import HostEntry, Inventory
 from hosts.ssh import SshTransport
 from hosts.testbed import Testbed
+from hosts.testbed_host import is_own
 
 BASE = Path(tempfile.gettempdir()) / "aiok-test-testbeds"
 Testbeds = Callable[..., Testbed]
@@ -25,7 +26,8 @@ Testbeds = Callable[..., Testbed]
 
 def new_testbed() -> Testbed:
     """A testbed that is not up yet, with names and addresses that nobody uses."""
-    BASE.mkdir(exist_ok=True)
+    BASE.mkdir(mode=0o755, exist_ok=True)
+    assert is_own(BASE), f"{BASE} is somebody else's: remove it"
     for number in range(256):
         folder = BASE / f"{os.getpid()}-{number}"
         if not folder.exists():
@@ -36,7 +38,7 @@ def new_testbed() -> Testbed:
 
 def remove_leftovers() -> None:
     """Take down the testbeds of test runs that are gone."""
-    for folder in BASE.glob("*-*"):
+    for folder in BASE.glob("*-*") if is_own(BASE) else ():
         if not Path("/proc", folder.name.partition("-")[0]).exists():
             Testbed(folder).down()
 

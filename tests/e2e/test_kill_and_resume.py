@@ -155,10 +155,10 @@ def test_two_resumes_at_once_run_it_once(
     wait_for(run, progressed)
     os.kill(victims(run, "runner")[0], signal.SIGKILL)
     both = [home.popen("resume", run, "--detach") for _ in range(2)]
-    codes = sorted(process.wait(timeout=40) for process in both)
-    for process in both:
-        process.communicate()
-    assert codes in ([0, 0], [0, 2])
+    said = {process.communicate(timeout=40)[1]: process.returncode for process in both}
+    assert sorted(said.values()) == [0, 2]
+    (refused,) = (words for words, code in said.items() if code == 2)
+    assert f"{run} is already running" in refused
     assert api.wait_for_end(run, 80).status is RunStatus.DONE
     events, _ = api.events_since(run, 0)
     assert sum(isinstance(e, ev.RunStarted) for e in events) == 2

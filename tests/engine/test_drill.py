@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench import faults as bench_faults
 from engine import drill, faults
 from engine import events as ev
 from engine.drill import Verdict
-from engine.errors import InputError
+from engine.errors import AiokError, InputError
 from engine.faults import FAULTS, Fault, Trial
+from engine.recipe import Faults
 from engine.sandbox import Sandbox
 from engine.state import RunState, RunStatus, fold
+from hosts.testbed import Testbed
+from hosts.testbed_host import TestbedProblem
+from models import pulse
 from tests.engine.test_recovery import loss_at
 
 FAULT = next(fault for fault in FAULTS if fault.name == "worker host crashed")
@@ -42,10 +48,12 @@ def judged(
     events: list[ev.Event] | None = None,
     left: tuple[str, ...] = (),
     ended: RunStatus | None = None,
+    hosts: bool = True,
 ) -> Verdict:
     told = journal() if events is None else events
     monkeypatch.setattr(Trial, "events", lambda _self: told)
-    trial = Trial(Sandbox(Path("nowhere"), None), policy, run="tiny-2", struck=100)
+    sandbox = Sandbox(Path("nowhere"), Testbed(Path("/nowhere")) if hosts else None)
+    trial = Trial(sandbox, policy, run="tiny-2", struck=100)
     final = fold(told)
     early = replace(final, status=ended) if ended else final
     return drill._judge(fault, trial, early, final, left, 0.7, 21.0)
@@ -55,7 +63,7 @@ def test_all_seen_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = judged(monkeypatch)
     assert verdict.broken == []
     assert verdict.notice_s == pytest.approx(1.0)
-    assert (verdict.notice_limit_s, verdict.end, verdict.orphans) == (20.0, "done", 0)
+    assert (verdict.end, verdict.orphans, verdict.interval_s) == ("done", 0, 2.0)
     assert (verdict.lost_steps, verdict.lost_s) == (1, 1.0)
     assert verdict.observation == "h2 was lost; ended done, attempt 2"
 
@@ -64,7 +72,7 @@ def test_all_seen_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     ("events", "broken"),
     [
         (journal(auc=0.7021), "AUC differs by 0.0021"),
-        (journal(noticed=20.5), "noticed after 20.5 s"),
+        (journal(noticed=15.5), "noticed after 15.5 s"),
         (journal(what="a host was lost"), "'h2' was not told"),
         ([e for e in journal() if not isinstance(e, ev.CheckpointSaved)], ""),
         ([e for e in journal() if not isinstance(e, ev.WorkLost)], "nothing was told"),
@@ -87,11 +95,74 @@ def test_orphans_and_a_wrong_end_break_it(monkeypatch: pytest.MonkeyPatch) -> No
     assert judged(monkeypatch, policy="stop", ended=RunStatus.STOPPED).broken == []
 
 
+def test_on_this_machine_alone_a_lost_rank_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = next(fault for fault in FAULTS if fault.name == "rank killed")
+    for ended, kept in ((RunStatus.FAILED, True), (RunStatus.STOPPED, False)):
+        verdict = judged(monkeypatch, killed, "stop", ended=ended, hosts=False)
+        assert verdict.kept is kept
+        assert judged(monkeypatch, killed, "stop", ended=ended).kept is not kept
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (ProcessLookupError(3, "No such process"), "[Errno 3] No such process"),
+        (TestbedProblem("h2 is down: boot h2"), "h2 is down: boot h2"),
+        (subprocess.TimeoutExpired(["mv"], 30), "Command '['mv']' timed out after 30 seconds"),
+        (AiokError("no rank to strike"), "no rank to strike"),
+    ],
+)
+def test_what_fails_in_a_drill_is_a_broken_promise_and_not_its_end(
+    trouble: Exception, said: str, monkeypatch: pytest.MonkeyPatch, aiok_home: Path
+) -> None:
+    """Neither what strikes nor what is done after it ends the drill."""
+
+    def fail(*_words: object, **_options: object) -> None:
+        raise trouble
+
+    (aiok_home / "runs" / "tiny-2").mkdir(parents=True)
+    fault = replace(FAULTS[0], strike=fail, mend=fail, wait_s=0.0)
+    monkeypatch.setattr(drill.api, "start", lambda *_words: "tiny-2")
+    monkeypatch.setattr(drill.api, "stop", fail)
+    monkeypatch.setattr(Trial, "events", lambda _self: journal())
+    verdict = drill._tried(fault, Trial(Sandbox(aiok_home, None), "stop"), 0.7)
+    assert verdict.broken == [said] * 3
+    assert (verdict.kept, verdict.observation, verdict.end) == (False, said, "unknown")
+    assert bench_faults._drilled(verdict)["met"] is False
+
+
+def test_a_rank_that_hangs_is_drilled_with_the_default_which_keeps_the_promise() -> None:
+    settings = Trial(Sandbox(Path("nowhere"), None), "stop").overrides()
+    assert not [setting for setting in settings if "hang_s" in setting]
+    assert Faults().hang_s + pulse.EVERY_S < drill.NOTICE_S
+
+
+def test_keys_that_cannot_be_moved_are_no_assertion(monkeypatch: pytest.MonkeyPatch) -> None:
+    testbed = Testbed(Path("/nowhere"))
+    failed = subprocess.CompletedProcess(["mv"], 1, "", "mv: cannot stat")
+    monkeypatch.setattr(testbed, "run_as_root", lambda *_words: failed)
+    with pytest.raises(AiokError, match="authorized_keys cannot be renamed to revoked") as caught:
+        faults.revoke_key(Trial(Sandbox(Path("nowhere"), testbed), "stop"))
+    assert caught.value.why == "mv: cannot stat"
+
+
+def test_a_warning_of_silence_is_when_a_rank_that_hangs_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "rank 1 on h2: no progress for 10 s; all ranks are looked at"
+    warned = journal(noticed=15.5)
+    warned.insert(6, ev.Noted(t=111, step="train", text=text, level="warning"))
+    verdict = judged(monkeypatch, events=warned)
+    assert verdict.notice_s == pytest.approx(11.0)
+    assert verdict.broken == []
+
+
 def test_work_lost_beyond_a_checkpoint_interval_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     events = journal()
-    events[2:5] = [loss_at(step) for step in (80, 98, 99)]
-    events[5] = ev.CheckpointSaved(t=99, step="train", step_count=80)
-    assert judged(monkeypatch, events=events).broken == ["19.0 s of work lost"]
+    saved = ev.CheckpointSaved(t=83, step="train", step_count=82)
+    events[2:6] = [loss_at(80), loss_at(82), saved, loss_at(98), loss_at(99)]
+    (broken,) = judged(monkeypatch, events=events).broken
+    assert broken == "17.0 s of work lost, a checkpoint interval took 3.0 s"
 
 
 def test_a_false_alarm_breaks_the_promise_of_a_slow_link(monkeypatch: pytest.MonkeyPatch) -> None:

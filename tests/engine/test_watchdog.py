@@ -16,7 +16,7 @@ from engine.errors import WorkerLost
 from engine.watchdog import Stack, Watchdog, culprits
 from engine.work import Launch, Listener, run_worker
 from hosts import agent
-from models.messages import Beat, Done, Note
+from models.messages import Beat, Done, Message, Note
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
@@ -39,6 +39,11 @@ sys.exit(run(work))
 class Log(Listener):
     def __init__(self) -> None:
         self.text = ""
+        self.notes: list[Note] = []
+
+    def message(self, message: Message, rank: int) -> None:
+        if isinstance(message, Note):
+            self.notes.append(message)
 
     def output(self, text: str) -> None:
         self.text += text
@@ -59,6 +64,9 @@ def hang(tmp_path: Path, act: str, begins: bool = True) -> tuple[WorkerLost, str
     with pytest.raises(WorkerLost, match="rank 0 on localhost hangs: no progress for") as caught:
         run_worker([local_site()], launch, log, log="/the/log")
     assert agent.tagged(launch.job) == []
+    (warning,) = log.notes  # at once: before the stacks are there and the ranks are ended
+    assert warning.level == "warning"
+    assert warning.text.startswith("rank 0 on localhost: no progress for")
     return caught.value, log.text
 
 

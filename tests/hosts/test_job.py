@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -132,6 +134,23 @@ def test_killed_supervisor_is_noticed_and_its_job_swept(jobs: Callable[..., Job]
     os.kill(pid, signal.SIGKILL)
     assert "supervisor was killed" in follow(job)[-1].data["why"]
     assert agent.tagged(job.id) == []
+
+
+def test_a_supervisor_signs_at_one_stroke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who attaches meanwhile must not read half of it: that would be a supervisor that is dead."""
+    signed = tmp_path / "supervisor.pid"
+
+    def write(value: object, file: IO[str]) -> None:
+        file.write("[")
+        file.flush()
+        assert not signed.exists()
+        file.seek(0)
+        file.write(json.dumps(value))
+
+    monkeypatch.setattr(agent.json, "dump", write)
+    agent.sign(str(tmp_path))
+    assert agent.supervisor_of(str(tmp_path)) == os.getpid()
+    assert [path.name for path in tmp_path.iterdir()] == [signed.name]
 
 
 def test_a_cut_channel_is_taken_up_where_it_ended(jobs: Callable[..., Job]) -> None:

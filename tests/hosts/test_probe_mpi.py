@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +18,8 @@ from hosts import facts as programs
 from hosts import mpi
 from hosts.job import AGENT
 from hosts.local import LocalTransport
-from hosts.probe import FACTS, HostFacts, probe
+from hosts.probe import FACTS, HostFacts, free_port, probe
+from hosts.transport import HostProblem
 
 
 def facts_of(numa: list[list[int]]) -> HostFacts:
@@ -73,3 +76,16 @@ def test_launch_binds_ranks_by_hex_masks() -> None:
     assert env["I_MPI_PIN_DOMAIN"] == "[0x3,0xc]"
     assert env["OMP_NUM_THREADS"] == "2"
     assert env["PATH"].startswith("/env/bin:")
+
+
+def test_ports_are_sought_from_anywhere_in_their_range() -> None:
+    """Two runs that start together ask before either listens: they must not get the same one."""
+    with LocalTransport() as here, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = {free_port(here, sys.executable, "127.0.0.1", port - 9, port) for _ in range(12)}
+        assert len(found) > 1
+        assert found <= set(range(port - 9, port))
+        with pytest.raises(HostProblem, match=f"no port from {port} to {port} is free"):
+            free_port(here, sys.executable, "127.0.0.1", port, port)

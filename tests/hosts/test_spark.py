@@ -8,7 +8,7 @@ import pytest
 
 from hosts import spark
 from hosts.fake import FakeTransport
-from hosts.job import Frame
+from hosts.job import Frame, JobSpec
 from hosts.site import Site
 from hosts.spark import SparkCluster, SparkHost, SparkPlan, Watcher, _Daemon
 from hosts.transport import HostProblem
@@ -35,6 +35,28 @@ def worker(monkeypatch: pytest.MonkeyPatch, *frames: Frame) -> _Daemon:
     monkeypatch.setattr(daemon.group, "silent", dict)
     daemon.poll()
     return daemon
+
+
+def test_a_master_tells_its_port_and_takes_the_next_one_when_the_first_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: dict[str, str] = {}
+    started: list[JobSpec] = []
+    lines = (
+        "26/11/25 WARN Utils: Service 'sparkMaster' could not bind on port 29600.\n"
+        "26/11/25 INFO Master: Starting Spark master at spark://10.0.0.2:29601\n"
+        "26/11/25 INFO Master: I have been elected leader! New state: ALIVE\n"
+    )
+    daemon = _Daemon("master", HOST, PLAN)
+    monkeypatch.setattr(spark, "write_properties", lambda _site, _path, said: written.update(said))
+    monkeypatch.setattr(daemon.group, "start", started.append)
+    monkeypatch.setattr(daemon.group, "poll", lambda _timeout_s: [("h2", Frame("output", lines))])
+    monkeypatch.setattr(daemon.group, "silent", dict)
+    daemon.start(spark.DAEMON_SETTINGS, spark.MASTER_PORTS)
+    daemon.poll()
+    assert "--port 29600 --webui-port 0" in " ".join(started[0].argv)
+    assert written["spark.port.maxRetries"] == "19"
+    assert (daemon.ready, daemon.address) == (True, "spark://10.0.0.2:29601")
 
 
 def test_a_worker_that_the_master_refuses_may_have_another_secret(

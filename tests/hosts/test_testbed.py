@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -354,6 +356,58 @@ def test_what_a_killed_test_run_left_is_removed() -> None:
     left.up(1)
     remove_leftovers()
     assert not traces(left)
+
+
+STRANGE = {
+    "a name that leads elsewhere": {"hosts": [{"name": "../../../home/victim", "options": {}}]},
+    "a prefix that is none": {"prefix": "../x"},
+    "a net that is none": {"net": "10.1"},
+    "a user that is none": {"user": "../victim"},
+    "not a testbed's": {"hosts": 7},
+    "a key that nobody knows": {"more": 1},
+}
+
+
+@pytest.mark.parametrize("change", STRANGE.values(), ids=STRANGE)
+def test_a_state_file_that_no_testbed_wrote_is_refused(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    folder = tmp_path / "lab"
+    folder.mkdir(0o755)
+    plain = {"net": "10.1.2", "prefix": "tx", "user": USER, "boot": "", "hosts": []}
+    (folder / "testbed.json").write_text(json.dumps(plain | change))
+    with pytest.raises(TestbedProblem, match=r"no name of a host|prefix|net|user|damaged"):
+        Testbed(folder).down()
+    assert (folder / "testbed.json").exists()
+
+
+def foreign(place: Path) -> None:
+    os.chown(place, 65534, 65534)
+
+
+def open_to_all(place: Path) -> None:
+    place.chmod(0o777)
+
+
+def linked(place: Path) -> None:
+    place.symlink_to(place.rename(place.with_name("elsewhere")))
+
+
+@pytest.mark.parametrize("spoil", [foreign, open_to_all, linked])
+def test_what_others_could_have_written_is_not_believed(
+    spoil: Callable[[Path], None], own_testbed: Testbed, tmp_path: Path
+) -> None:
+    place = tmp_path / "lab"
+    place.mkdir(0o755)
+    state = {"net": "10.1.2", "prefix": "tx", "user": USER, "boot": "", "hosts": []}
+    (place / "testbed.json").write_text(json.dumps(state))
+    spoil(place)
+    with pytest.raises(TestbedProblem, match="is not yours alone"):
+        Testbed(place)
+    (place / "testbed.json").unlink()
+    layout = own_testbed.layout
+    with pytest.raises(TestbedProblem, match="is not yours alone"):
+        Testbed(place, layout.net, layout.prefix).up(1)
 
 
 def test_where_the_machine_is_a_container_disks_are_in_memory(

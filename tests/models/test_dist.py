@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,6 +138,46 @@ def test_a_killed_rank_ends_the_job_with_a_clear_problem(tmp_path: Path, data: P
     assert ranks[0].wait(60) == 1
     ranks[1].wait(10)
     assert "lost contact" in messages(tmp_path, "problem")[-1]["what"]
+
+
+MEET = """
+import sys
+import torch
+from models import dist
+from models.worker import ContactLost
+
+try:
+    with dist.joined(2, sys.argv[1]) as ranks:
+        value = torch.tensor([float(sys.argv[2])])
+        ranks.sum(value)
+        print(value.item())
+except ContactLost as error:
+    print(f"{error.what} {error.why}")
+"""
+
+
+def test_ranks_of_two_jobs_at_one_port_are_never_mixed() -> None:
+    """Both start in the same second, and only one of them can have the port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = {
+        (job, rank): subprocess.Popen(
+            [sys.executable, "-c", MEET, f"tcp://127.0.0.1:{port}", str(number)],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", dist.JOB_VARIABLE: job},
+            stdout=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1) for job, number in (("a.train.1", 1), ("b.train.1", 10))
+    }  # fmt: skip
+    said = {key: rank.communicate(timeout=60)[0].strip() for key, rank in ranks.items()}
+    winner, loser = ("a.train.1", "b.train.1") if said["a.train.1", 0][0].isdigit() else (
+        "b.train.1", "a.train.1")  # fmt: skip
+    both = {"a.train.1": "2.0", "b.train.1": "20.0"}[winner]
+    assert [said[winner, 0], said[winner, 1]] == [both, both]
+    assert "lost contact" in said[loser, 0]
+    assert str(port) in said[loser, 0]
+    assert "was taken by another job" in said[loser, 1]
+    assert f"that one is {winner!r}, this one {loser!r}" in said[loser, 1]
 
 
 def test_a_wrong_number_of_ranks_is_bad_input() -> None:

@@ -67,6 +67,16 @@ def test_it_learns_and_says_so(trained: Path) -> None:
     assert not [m for m in messages(trained, "scalar") if m["split"] == "test"]
 
 
+def test_the_copy_of_each_best_weights_is_announced(trained: Path) -> None:
+    """A rank that copies large ones is silent for long, and must not be taken for hung."""
+    curve = [m for m in messages(trained, "scalar") if m["split"] == "valid" and m["name"] == "auc"]
+    best = [m["step"] for n, m in enumerate(curve)
+            if all(m["value"] > before["value"] for before in curve[:n])]  # fmt: skip
+    announced = {m["step"] for m in messages(trained, "beat") if m["quiet_s"] >= 1.0}
+    assert len(best) > 1
+    assert set(best) <= announced
+
+
 def test_the_model_on_disk_is_the_best_one(trained: Path, data: Path) -> None:
     network, model = load_network(trained / "output")
     assert model["weights_sha256"] == result(trained)["weights_sha256"]

@@ -93,8 +93,8 @@ def test_it_is_told_line_by_line(runs: Path, capsys: pytest.CaptureFixture[str])
 def verdict(broken: list[str]) -> Verdict:
     return Verdict(
         fault="link cut", policy="wait", promise="told at once", observation="h3 was lost",
-        broken=broken, notice_s=3.25, notice_limit_s=20, orphans=0, end="done", drift=0.0001,
-        lost_steps=12, lost_s=0.4,
+        broken=broken, notice_s=3.25, orphans=0, end="done", drift=0.0001,
+        lost_steps=12, lost_s=0.4, interval_s=2.2,
     )  # fmt: skip
 
 
