@@ -9,7 +9,7 @@ from typing import Any
 from engine import catalog
 from engine.advisor import model_settings, search_budget
 from engine.advisor.estimate import training_s
-from engine.advisor.etl_place import etl_values
+from engine.advisor.etl_place import about_address, etl_values
 from engine.advisor.job import Job
 from engine.advisor.layout import MANY_CORES, one_host_ranks
 from engine.plan import PlannedValue
@@ -63,7 +63,7 @@ def _planned(value: Value) -> PlannedValue:
 
 def _reasons(job: Job) -> dict[str, str]:
     """Words to values that stay as they are."""
-    found = {"train.environment": _size_of_ipex(job)}
+    found = {"train.environment": _size_of_ipex(job), "etl.address": about_address(job)}
     if job.files:
         found["dataset.path"] = job.data.sentence()
         found["dataset.columns.categorical"] = model_settings.about_columns(job)

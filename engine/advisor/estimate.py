@@ -229,7 +229,8 @@ def _network_terms(job: Job, spec: ModelSpec, planned: Planned, minutes: float) 
 def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:
     """The environment a worker of this job runs in."""
     if worker == "etl":
-        return "spark" if values["etl.engine"] == "spark" else "etl"
+        connect = str(values["etl.address"] or "").startswith("sc://")  # whose client is in etl
+        return "spark" if values["etl.engine"] == "spark" and not connect else "etl"
     environment = spec.workers[worker].environment
     return str(values["train.environment"]) if environment == "torch" else environment
 

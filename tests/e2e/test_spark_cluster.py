@@ -5,7 +5,6 @@ One cluster of three hosts with a core each. The runs have only the steps that p
 
 from __future__ import annotations
 
-import filecmp
 import os
 import signal
 import threading
@@ -32,7 +31,7 @@ from hosts.site import Site
 from hosts.spark import SparkCluster, SparkHost, SparkPlan, Watcher
 from hosts.testbed import HostProcess, Testbed
 from hosts.transport import HostProblem
-from tests.e2e.conftest import Home, new_home, wait_for
+from tests.e2e.conftest import Home, assert_same, new_home, wait_for
 from tests.testbed import Testbeds, open_ports
 
 # The time limit is for a test with the fixture: Spark goes to three hosts first.
@@ -44,7 +43,6 @@ RUN_S = 280.0
 SECRET_S = 60.0
 NOTICE_S, GRACE_S = 15.0, 5.0
 NOT_MADE = "dataset.generate=null"
-NOT_DATA = ("result.json", "files.json")
 STEPS = ("provision", "data", "etl")
 ON_SPARK = ("cluster=lab", "etl.engine=spark", f"faults.grace_s={GRACE_S}")
 
@@ -147,14 +145,6 @@ def ended(run: str) -> RunState:
     state = api.wait_for_end(run, RUN_S)
     assert state.status is RunStatus.DONE, f"{state.problem}\n{state}"
     return state
-
-
-def assert_same(reference: Path, made: Path) -> None:
-    """Every file of training data is the same, byte by byte: so is every row."""
-    found = (path for path in reference.rglob("*") if path.is_file())
-    names = sorted(str(path.relative_to(reference)) for path in found if path.name not in NOT_DATA)
-    assert len(names) > FILES
-    assert filecmp.cmpfiles(reference, made, names, shallow=False)[0] == names
 
 
 def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:

@@ -99,11 +99,22 @@ def test_without_a_shared_folder_the_head_does_it(etl: dict[str, Any]) -> None:
     assert plan.step("etl").title == "prepare data on Sail (embedded) on h1"
 
 
-@pytest.mark.parametrize("address", ["spark://m:7077", "sc://m:15002"])
-def test_an_address_is_spoken_to_from_here(address: str) -> None:
-    engine, host, reason = engine_of(planned({"address": address}))
+@pytest.mark.parametrize(
+    ("address", "environment", "secret"),
+    [("spark://m:7077", "spark", True), ("sc://m:15002", "etl", False)],
+)  # fmt: skip
+def test_an_address_is_spoken_to_from_here_and_the_plan_says_what_it_must_see(
+    address: str, environment: str, secret: bool
+) -> None:
+    """Spark Connect needs its client only, which lies beside Sail."""
+    plan = planned({"address": address})
+    engine, host, reason = engine_of(plan)
     assert (engine, host) == ("spark", LOCAL)
     assert reason == f"an address is given: {address}"
+    assert plan.step("etl").environment == environment
+    (said,) = [value.reason for value in plan.values if value.key == "etl.address"]
+    assert "must see AIOK_HOME and the data at the same paths" in said
+    assert ("SPARK_CONF_DIR" in said) is secret
 
 
 def test_a_host_without_java_is_a_problem_only_where_none_can_be_made() -> None:
