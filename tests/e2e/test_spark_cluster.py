@@ -5,6 +5,7 @@ One cluster of three hosts with a core each. The runs have only the steps that p
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -177,6 +178,7 @@ def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:
         thread.join()
     assert_same(lab.reference, made_by(state, "etl"))
     assert state.result("etl")["engine"] == "spark"
+    assert_all_is_counted(lab, state)
     for host in HOSTS:
         assert seen[host], f"nothing was seen to listen on {host}"
         assert all(spark.PORTS[0] <= port <= spark.PORTS[1] for port in seen[host]), seen
@@ -187,6 +189,28 @@ def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:
                       (lab.home.path / "runs" / run).rglob("*") if path.is_file())]  # fmt: skip
     assert any("deploy.master.Master" in text for text in texts)
     assert not any(secret in text for text in texts)
+
+
+def assert_all_is_counted(lab: Lab, state: RunState) -> None:
+    """What the step took is that of all hosts: executors are in it, and what was sent."""
+    folder = open_run_folder(state.id)
+    seconds = {
+        host: [json.loads(line) for line in folder.telemetry(host).read_text().splitlines()]
+        for host in HOSTS
+    }
+    cpu_s = {
+        host: sum(one["job_cpu"] for one in samples) / 100 for host, samples in seconds.items()
+    }
+    took, planned = state.steps["etl"].actual, state.steps["etl"].estimate
+    assert min(cpu_s.values()) > 1.0
+    assert took["cpu_s"] > 1.2 * cpu_s["h1"]  # where the driver is, with master and worker
+    peaks = {host: max(s["job_memory_gib"] for s in samples) for host, samples in seconds.items()}
+    assert min(peaks.values()) > 0.2
+    assert took["memory_gib"] > 0.9 * sum(peaks.values())
+    data = sum(path.stat().st_size for path in lab.data.iterdir())
+    made = sum(path.stat().st_size for path in lab.reference.rglob("*") if path.is_file())
+    assert took["network_gib"] >= (data + made) / 2**30
+    assert planned["network_gib"] >= data / 2**30
 
 
 def struck_run(lab: Lab, strike: Callable[[str], None]) -> tuple[str, float]:
