@@ -127,7 +127,7 @@ def _rows(hosts: int, pairs: list[tuple[dict[str, Any], float]], data: str) -> l
          "met": judge(ratio, GOAL, spreads) if enough else None, "spread": round(spreads, 3),
          "data": data, "note": "" if enough else f"not judged: {cores} cores for {hosts} hosts"},
         {"name": f"{name}: waiting for the others", "value": round(median(shares), 1),
-         "unit": "% of a step", "data": data,
+         "unit": "% of a step", "data": data, "readme": hosts > 1,
          "note": f"{1e3 * wait:.2f} ms and {heard / 2**20:.2f} MiB a step"},
     ]  # fmt: skip
 
@@ -143,7 +143,8 @@ def _predictions(results: Mapping[int, list[dict[str, Any]]], data: str) -> list
     return [
         {"name": f"predicted: {hosts} hosts at {gbit} Gbit/s",
          "value": round(100 * efficiency(hosts, gbit, own, told, merge), 1), "unit": "% efficiency",
-         "data": data, "note": f"own {1e3 * own:.2f} ms, a rank tells {told / 2**20:.2f} MiB, "
+         "data": data, "readme": True,
+         "note": f"own {1e3 * own:.2f} ms, a rank tells {told / 2**20:.2f} MiB, "
          f"merging {1e9 * merge:.2f} ns a byte"}
         for hosts, gbit in PREDICTED
     ]  # fmt: skip

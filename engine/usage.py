@@ -18,27 +18,31 @@ class Usage:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._peaks: dict[str, float] = {}
+        self._peaks: dict[tuple[str, str], float] = {}  # of each job on each host
         self._at: dict[str, float] = {}
         self._moved = 0.0
         self._sampled_s: dict[str, float] = {}  # CPU-seconds of the job by its samples
         self._ended_s: dict[str, float] = {}  # and as the system counted them when it was over
         self._largest = 0.0
 
-    def sample(self, host: str, sample: Mapping[str, Any]) -> None:
-        """A second of a host (agent.Sampler.sample). Hosts of a cluster tell what reaches them,
-        which counts what goes between hosts once."""
+    def sample(self, host: str, sample: Mapping[str, Any], job: str = "") -> None:
+        """A second of a host (agent.Sampler.sample), by the agent of one of the step's jobs there.
+
+        Hosts of a cluster tell what reaches them, which counts what goes between hosts once; where
+        several jobs sample a host, each tells of the time since the last sample of any of them.
+        """
         t, memory = sample.get("t"), sample.get("job_memory_gib")
         received, used = sample.get("net_rx_mib_s"), sample.get("job_cpu_s")
         with self._lock:
             if isinstance(used, int | float):
                 self._sampled_s[host] = self._sampled_s.get(host, 0.0) + float(used)
             if isinstance(memory, int | float):
-                self._peaks[host] = max(self._peaks.get(host, 0.0), float(memory))
+                peak = self._peaks.get((host, job), 0.0)
+                self._peaks[host, job] = max(peak, float(memory))
             if host != LOCAL and isinstance(t, int | float) and isinstance(received, int | float):
-                span = t - self._at.get(host, t)
-                self._at[host] = float(t)
-                self._moved += received * 2**20 * min(max(0.0, span), LONGEST_S)
+                before = self._at.get(host, float(t))
+                self._at[host] = max(before, float(t))
+                self._moved += received * 2**20 * min(self._at[host] - before, LONGEST_S)
 
     def ended(self, host: str, end: Mapping[str, Any]) -> None:
         """The end of a job on a host (agent.Supervisor): what the system has counted."""
@@ -59,8 +63,8 @@ class Usage:
 
         CPU-seconds are those the system counted for the ended processes, on each host, or the sum
         of the samples if that is more: of ranks that are only watched, or were killed, the system
-        tells nothing. Memory is the peak of the samples, added over hosts, or what the worker or
-        its largest process took if that is more: a short peak falls between two samples.
+        tells nothing. Memory is the peak of each job's samples, added over hosts, or what the
+        worker or its largest process took if that is more: a short peak falls between two samples.
         """
         with self._lock:
             memory, moved = max(sum(self._peaks.values()), self._largest), self._moved

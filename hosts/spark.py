@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from types import TracebackType
+from typing import Any
 
 from hosts.group import AT_ONCE, JobGroup
 from hosts.job import Job, JobSpec
@@ -82,6 +83,9 @@ class Watcher:
     def daemon_lost(self, role: str, host: str, why: str) -> None:
         """The master or a worker has ended, or its host is silent; told once."""
 
+    def daemon_sample(self, role: str, host: str, sample: Mapping[str, Any]) -> None:
+        """A second of a daemon, with all that it started, and of its host (agent.Sampler)."""
+
 
 class _Daemon:
     """The master or a worker on one host."""
@@ -129,12 +133,14 @@ class _Daemon:
             )
         )  # fmt: skip
 
-    def poll(self) -> str:
-        """What it said since the last call; `ready` and `lost` follow from it."""
-        said = ""
+    def poll(self, watcher: Watcher) -> None:
+        """Take and pass on what it said since the last call; `ready` and `lost` follow from it."""
+        said, name, before = "", self.site.name, self.lost
         for _, frame in self.group.poll(0.0):
             if frame.kind == "output":
                 said += str(frame.data)
+            elif frame.kind == "sample":
+                watcher.daemon_sample(self.role, name, frame.data)
             elif frame.kind == "end" and not self.lost:
                 code = int(frame.data.get("code", -1))
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
@@ -150,7 +156,10 @@ class _Daemon:
         for seconds in self.group.silent().values():
             if seconds > self.plan.grace_s and not self.lost:
                 self.lost = f"nothing was heard from it for {seconds:.0f} s"
-        return said
+        if said:
+            watcher.daemon_output(self.role, name, said)
+        if self.lost and not before:
+            watcher.daemon_lost(self.role, name, self.lost)
 
     def problem(self, what: str) -> HostProblem:
         """Why it cannot work, with the last line it said. Only of a worker that lives and that the
@@ -286,11 +295,7 @@ class SparkCluster:
 
     def _relay(self) -> None:
         for daemon in self._daemons:
-            before = daemon.lost
-            if said := daemon.poll():
-                self.watcher.daemon_output(daemon.role, daemon.site.name, said)
-            if daemon.lost and not before:
-                self.watcher.daemon_lost(daemon.role, daemon.site.name, daemon.lost)
+            daemon.poll(self.watcher)
 
     def _watch(self) -> None:
         while not self._over.wait(0.2):

@@ -10,7 +10,7 @@ from engine import catalog
 from engine.advisor import model_settings, search_budget
 from engine.advisor.data_reasons import about_columns, about_labels
 from engine.advisor.estimate import training_s
-from engine.advisor.etl_place import etl_values
+from engine.advisor.etl_place import about_address, etl_values
 from engine.advisor.job import Job
 from engine.advisor.layout import MANY_CORES, one_host_ranks
 from engine.advisor.program_cost import about_program
@@ -76,6 +76,7 @@ def _reasons(job: Job, spec: ModelSpec) -> dict[str, str]:
         return {"model.name": about_program(job, spec.name)}
     found = {
         "train.environment": _size_of_ipex(job),
+        "etl.address": about_address(job),
         "model.profile": _about_profile(job, spec),
         "goal.metric": about_labels(job, job.recipe.goal.metric),
     }

@@ -11,6 +11,8 @@ CHECKPOINT_GIB = 0.03  # for a million rows: weights, the best ones, the optimiz
 # which the work 27.6 s (on Sail 2.2 s); the rest is Spark's start and end, and the data's way.
 SPARK_START_S = 31.0
 SPARK_COST = 12.5  # CPU-seconds of a row on Spark for one on Sail
+SPARK_HOST_GIB = 1.0  # memory of worker, executor and its Python on each host
+JAVA_GIB = 0.081  # a runtime made by jlink
 CRITEO_COLUMNS = 39  # the prices of rows are those of rows with so many columns
 # Memory in GiB: of a process with its libraries, and for a million rows
 PROCESS_GIB = {"data": 0.15, "etl": 0.5, "roofline": 0.6, "train": 0.35, "evaluate": 0.4,

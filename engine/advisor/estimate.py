@@ -15,17 +15,20 @@ from engine.advisor.costs import (
     CRITEO_COLUMNS,
     DICTIONARY_S,
     DISK_GIB,
+    ENVIRONMENT_MINUTES,
     ID_GIB,
+    JAVA_GIB,
     PROCESS_GIB,
     ROOFLINE_S,
     ROWS_GIB,
     SPARK_COST,
+    SPARK_HOST_GIB,
     SPARK_START_S,
     START_CPU_S,
     START_S,
     TRIALS_S,
 )
-from engine.advisor.etl_place import place_etl
+from engine.advisor.etl_place import EtlPlace, place_etl
 from engine.advisor.job import Job
 from engine.advisor.layout import spark_cores
 from engine.advisor.model_settings import batch_of, training_rows
@@ -34,11 +37,12 @@ from engine.advisor.tables import row_cost, tables_gib
 from engine.estimates import Basis
 from engine.learned import START, Terms
 from engine.plan import Estimate, Step
+from hosts import java
 from hosts.inventory import LOCAL
 from models.api import ModelSpec
 from models.settings import resolve
 
-PRICES = "prices 1"  # another number when a term or its built-in price changes: old records then
+PRICES = "prices 2"  # another number when a term or its built-in price changes: old records then
 # teach nothing, for their terms mean something else
 DIGITS = {"minutes": 3, "memory_gib": 3, "disk_gib": 4, "network_gib": 4, "cpu_s": 2}
 
@@ -104,8 +108,7 @@ def _planned(
         ranks = int(values["train.ranks"])
         there = sum(len(host.facts.cores) for host in job.cluster) or len(job.facts.cores)
         cores = min(ranks, there)
-    place = place_etl(job) if kind == "etl" else None
-    if place is not None and place.host != LOCAL:
+    if place := _there(job, kind):
         cores = spark_cores(job.cluster[0].slots, job.cluster[0].facts)
         if place.engine == "spark":
             cores = sum(spark_cores(host.slots, host.facts) for host in job.cluster)
@@ -123,9 +126,15 @@ def _group(job: Job, spec: ModelSpec, planned: Planned) -> str:
     return " | ".join((place, spec.name, planned.kind, planned.environment, profile, PRICES))
 
 
+def _there(job: Job, kind: str) -> EtlPlace | None:
+    """Where on the cluster a step prepares data; None for other steps, and for this machine."""
+    place = place_etl(job) if kind == "etl" else None
+    return place if place is not None and place.host != LOCAL else None
+
+
 def _on_spark_hosts(job: Job, planned: Planned) -> bool:
-    place = place_etl(job) if planned.kind == "etl" else None
-    return place is not None and place.host != LOCAL and place.engine == "spark"
+    place = _there(job, planned.kind)
+    return place is not None and place.engine == "spark"
 
 
 def _start_s(job: Job, planned: Planned) -> float:
@@ -185,8 +194,9 @@ def _memory_terms(job: Job, spec: ModelSpec, planned: Planned) -> Terms:
     ids = ID_GIB.get(planned.kind, 0.0) * planned.ids
     if planned.kind == "train":
         ids = _tables_gib(job, spec, planned) * ranks
+    spark = SPARK_HOST_GIB * len(job.cluster) if _on_spark_hosts(job, planned) else 0.0
     return {
-        "processes": PROCESS_GIB[planned.kind] * ranks,
+        "processes": PROCESS_GIB[planned.kind] * ranks + spark,
         "rows": ROWS_GIB.get(planned.kind, 0.0) * planned.cells,
         "ids": ids,
     }
@@ -205,6 +215,8 @@ def _network_terms(job: Job, spec: ModelSpec, planned: Planned, minutes: float) 
     Each rank must hear of every row that others train. In gloo's ring a host gets over the wire
     what all ranks say but one, so that goes once to each host.
     """
+    if _there(job, planned.kind):
+        return _etl_traffic(job, planned)
     hosts, ranks = len(job.cluster), int(planned.values["train.ranks"])
     if not hosts or planned.kind != "train":
         return {}
@@ -219,10 +231,30 @@ def _network_terms(job: Job, spec: ModelSpec, planned: Planned, minutes: float) 
     }
 
 
+def _etl_traffic(job: Job, planned: Planned) -> Terms:
+    """Raw data to where the engine reads them, once, and what was made back; Java to hosts without;
+    what executors tell each other."""
+    raw = sum(file.size for file in job.files) / 2**30 or DISK_GIB["data"] * planned.cells
+    terms = {"data": raw, "result": DISK_GIB["etl"] * planned.cells}
+    if _on_spark_hosts(job, planned):
+        lacking = [host for host in job.cluster if not java.is_fit(host.facts.java)]
+        terms |= {"java": JAVA_GIB * len(lacking)}
+    return terms
+
+
+def search_traffic_gib(job: Job, one: Estimate, trials: float) -> float:
+    """Training data to each host, or to the folder that all see, and each trial's output back."""
+    if not job.cluster:
+        return 0.0
+    data = DISK_GIB["etl"] * job.data.rows / 1e6 * (1 if job.shared else len(job.cluster))
+    return round(data + trials * one.disk_gib, 4)
+
+
 def environment_of(spec: ModelSpec, worker: str, values: Mapping[str, Any]) -> str:
     """The environment a worker of this job runs in."""
     if worker == "etl":
-        return "spark" if values["etl.engine"] == "spark" else "etl"
+        connect = str(values["etl.address"] or "").startswith("sc://")  # whose client is in etl
+        return "spark" if values["etl.engine"] == "spark" and not connect else "etl"
     environment = spec.workers[worker].environment
     return str(values["train.environment"]) if environment == "torch" else environment
 
@@ -231,6 +263,19 @@ def environments_gib(job: Job, steps: Sequence[Step]) -> float:
     """The wheels that go to hosts of the cluster: what works there and is not there yet."""
     needed = environments_there(job, steps)
     return round(sum(host.missing_gib.get(name, 0.0) for host in job.cluster for name in needed), 3)
+
+
+def hosts_minutes(job: Job, steps: Sequence[Step]) -> float:
+    """How long making the hosts ready takes: they are worked on side by side."""
+    needed = environments_there(job, steps)
+    return max((sum(ENVIRONMENT_MINUTES[name] for name in needed if name in host.room_gib)
+                for host in job.cluster), default=0.0)  # fmt: skip
+
+
+def hosts_room_gib(job: Job, steps: Sequence[Step]) -> float:
+    """The disk of all hosts that goes to what works there and is not there yet."""
+    needed = environments_there(job, steps)
+    return sum(host.room_gib.get(name, 0.0) for host in job.cluster for name in needed)
 
 
 def environments_there(job: Job, steps: Sequence[Step]) -> list[str]:

@@ -13,6 +13,12 @@ from engine.advisor.layout import spark_cores
 from engine.recipe import Value
 from hosts.inventory import LOCAL
 
+SHARED = (
+    "all its hosts must see AIOK_HOME and the data at the same paths; its secret: "
+    "spark.authenticate.secret in spark-defaults.conf of the folder SPARK_CONF_DIR"
+)
+SHARED_BY_SERVER = "it must see AIOK_HOME and the data at the same paths"
+
 
 @dataclass(frozen=True)
 class EtlPlace:
@@ -75,6 +81,14 @@ def etl_values(job: Job) -> list[Value]:
     return [
         Value("etl.engine", "sail", "advisor", "one host: the embedded engine needs no Java"),
     ]
+
+
+def about_address(job: Job) -> str:
+    """What an address of the user's must offer, "" where there is none."""
+    address = job.recipe.etl.address or ""
+    if job.recipe.etl.engine == "sail" or not address.startswith(("spark://", "sc://")):
+        return ""
+    return SHARED if address.startswith("spark://") else SHARED_BY_SERVER
 
 
 def engine_name(job: Job, values: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.advisor import trial_slots
-from engine.advisor.estimate import environments_there
+from engine.advisor.estimate import environments_there, hosts_room_gib
 from engine.advisor.etl_place import place_etl
 from engine.advisor.job import Job
 from engine.environments import WORKS_IN
@@ -26,6 +26,7 @@ def obstacles(job: Job, steps: Sequence[Step], values: Mapping[str, Any]) -> lis
     """What would make the run fail, known before it starts."""
     problems = [problem for host in job.cluster for problem in host.problems]
     need = sum(step.estimate.disk_gib for step in steps if not step.reuse)
+    need -= hosts_room_gib(job, steps)  # on their disks, which are looked at below
     if need > job.facts.disk_free_gib:
         problems.append(
             f"the disk has {_size(job.facts.disk_free_gib)} free, the run needs about "

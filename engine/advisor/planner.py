@@ -9,7 +9,13 @@ from typing import Any
 from engine import catalog, facts
 from engine.advisor.choices import finish
 from engine.advisor.costs import ENVIRONMENT_MINUTES
-from engine.advisor.estimate import environment_of, environments_gib, estimate
+from engine.advisor.estimate import (
+    environment_of,
+    environments_gib,
+    estimate,
+    hosts_minutes,
+    hosts_room_gib,
+)
 from engine.advisor.etl_place import engine_name, place_etl
 from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
@@ -35,9 +41,13 @@ def make_plan(job: Job) -> Plan:
         kind="provision",
         title="environments " + ", ".join(environments) if environments else "nothing to install",
         estimate=_built_in(
-            minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e in job.missing_gib),
+            minutes=sum(ENVIRONMENT_MINUTES[e] for e in environments if e in job.missing_gib)
+            + hosts_minutes(job, steps),
             memory_gib=0.3,
-            disk_gib=round(sum(job.missing_gib.get(e, 0.0) for e in environments), 2),
+            disk_gib=round(
+                sum(job.missing_gib.get(e, 0.0) for e in environments) + hosts_room_gib(job, steps),
+                2,
+            ),
             network_gib=environments_gib(job, steps),
         ),
     )

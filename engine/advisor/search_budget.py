@@ -14,7 +14,7 @@ from typing import Any
 
 from engine import catalog
 from engine.advisor import pruning, search_reasons
-from engine.advisor.estimate import environment_of, estimate
+from engine.advisor.estimate import environment_of, estimate, search_traffic_gib
 from engine.advisor.job import Job
 from engine.advisor.program_cost import in_words, program_trial
 from engine.advisor.trial_slots import Slots, advised_slots
@@ -146,7 +146,7 @@ def search_estimate(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Est
         minutes=round(minutes, 3),
         memory_gib=round(one.memory_gib * at_once, 2),
         disk_gib=round(one.disk_gib * (at_once + 1), 3) or 0.01,
-        network_gib=0.0,
+        network_gib=search_traffic_gib(job, one, trials * kept),
         cpu_s=round(cpu_s, 2),
         within=within,
         basis=one.basis if one.basis.get("trials") else {},

@@ -117,6 +117,10 @@ class StepListener(Listener):
 
     def sample(self, host: str, sample: Mapping[str, Any]) -> None:
         self._context.usage(self._step).sample(host, sample)
+        self.keep(host, sample)
+
+    def keep(self, host: str, sample: Mapping[str, Any]) -> None:
+        """Add a second of a host to the run's telemetry."""
         path = self._context.folder.telemetry(host)
         with contextlib.suppress(OSError):  # a sample that is not kept ends no run
             path.parent.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from engine import clusters
@@ -35,6 +36,8 @@ MEMORY_SHARE = 0.6  # of what is free on a host
 HEAP_SHARE, LEAST_HEAP_MIB, MOST_HEAP_MIB = 0.25, 512, 8192  # the rest is for Python workers
 LEAST_DRIVER_MIB = 1024
 REGISTER_S = 180.0  # our own master, which is up and knows the secret: the hosts may be busy
+KEPT_S = 0.9  # between two lines of a host's telemetry: jobs are sampled each second
+OF_JOBS = ("job_cpu", "job_memory_gib")
 LOST_EXECUTOR = re.compile(r"Lost executor (\S+) on ([^\s:]+): (.*)")
 
 
@@ -240,12 +243,15 @@ def _named_here(error: InputError, paths: Sequence[str], context: Context) -> In
 
 
 class EtlListener(StepListener, Watcher):
-    """Tells what Spark loses; its daemons have log files of their own."""
+    """Tells what Spark loses, and what its daemons take; they have log files of their own."""
 
     def __init__(self, context: Context, step: Step, sites: Sequence[Site]) -> None:
         super().__init__(context, step)
         self._names = {site.address: site.name for site in sites}
         self._logs: dict[str, LogFile] = {}
+        self._lock = Lock()  # samples come from the cluster's thread, and those of the driver
+        self._samples: dict[str, dict[str, Mapping[str, Any]]] = {}  # the last, by host and role
+        self._kept: dict[str, float] = {}
 
     def output(self, text: str) -> None:
         super().output(text)
@@ -259,6 +265,22 @@ class EtlListener(StepListener, Watcher):
         if name not in self._logs:
             self._logs[name] = LogFile(self._context.folder.logs(self._step.id) / name)
         self._logs[name].write(text)
+
+    def sample(self, host: str, sample: Mapping[str, Any]) -> None:
+        self.daemon_sample("driver", host, sample)
+
+    def daemon_sample(self, role: str, host: str, sample: Mapping[str, Any]) -> None:
+        """Telemetry of a host is a line a second, with what all its jobs take together."""
+        self._context.usage(self._step).sample(host, sample, role)
+        with self._lock:
+            jobs = self._samples.setdefault(host, {})
+            jobs[role] = sample
+            now = time.monotonic()
+            if now - self._kept.get(host, 0.0) < KEPT_S:
+                return
+            self._kept[host] = now
+            both = {key: sum(float(job.get(key, 0.0)) for job in jobs.values()) for key in OF_JOBS}
+            self.keep(host, {**sample, **both})
 
     def daemon_lost(self, role: str, host: str, why: str) -> None:
         goes_on = "others do its work" if role == "worker" else "the workers go on without it"
@@ -285,4 +307,5 @@ def etl_over_hosts(
     except HostProblem as problem:
         raise clusters.unreachable([problem]) from None
     finally:
+        context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
         clusters.leave(sites)

@@ -25,6 +25,7 @@ def connect(context: Context) -> list[Site]:
     """The hosts of this attempt, the head first, aiok's tree at the same path on each."""
     sites = clusters.connect(context.cluster, without=context.without)
     known = list(context.cluster_hosts())
+    clusters.leave([site for site in sites if site.name not in known])  # newer than the plan
     sites = [site for site in sites if site.name in known]
     if problems := same_folder({site.name: str(site.home) for site in sites}):
         clusters.leave(sites)

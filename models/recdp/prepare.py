@@ -31,6 +31,7 @@ from models.recdp.dictionary import FOLDER, dictionary_path, write_dictionary
 from models.recdp.jobs import run_job
 from models.recdp.planner import BROADCAST, LOOKUP, JoinPlan, plan_joins
 from models.recdp.problems import collect, refuse
+from models.recdp.reach import mark, refuse_blind, sight_task
 from models.recdp.session import Session
 from models.recdp.sources import Dataset, Unit
 from models.recdp.split import Split
@@ -81,6 +82,7 @@ class Preparation:
             (self.work / name).mkdir(parents=True, exist_ok=True)
         (self.output / FOLDER).mkdir(exist_ok=True)
         with self._phase("read"):
+            self._check_sight()
             places = self._read(self.units)
         with self._phase("split"):
             partition = self._partition(places)
@@ -119,8 +121,8 @@ class Preparation:
         return self._collect(phase, frame, weights, unit)
 
     def _frame(self, function: tasks.TaskFunction, count: int, schema: str) -> Any:
-        spark = self.session.spark
-        return spark.range(0, count, 1, self.session.spread(count)).mapInArrow(function, schema)
+        numbers = self.session.spark.range(0, count, 1, self.session.spread(count))
+        return numbers.mapInArrow(self.session.carry(function), schema)
 
     def _collect(self, phase: str, frame: Any, weights: list[int], unit: str) -> Any:
         return self._watch(phase, frame.toArrow, weights, unit)
@@ -129,6 +131,18 @@ class Preparation:
         value, peak = run_job(action, phase, weights, unit, self.work, self.messenger, self.stop)
         self.peak_rss_gib = max(self.peak_rss_gib, peak)
         return value
+
+    def _check_sight(self) -> None:
+        """InputProblem when what runs at an address does not see our files; a task a core asks."""
+        if not self.session.address:
+            return
+        marks = [mark(self.work), mark(self.output)]
+        files = [str(path) for path in (*marks, *self.dataset.files)]
+        cores = self.session.cores
+        table = self._run("look for the files", sight_task(files), [0] * cores, "")
+        for path in marks:
+            path.unlink()
+        refuse_blind(self.session.address, _by_number(table, cores))
 
     def _read(self, units: list[Unit]) -> list[ChunkPlace]:
         function = tasks.read_task(self.dataset, units, self.work)

@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -19,23 +20,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.recdp.reach import carried
+from models.recdp.tasks import TaskFunction
 from models.worker import InputProblem, WorkFailed
 
 ENGINES = ("sail", "spark")
 JAVA_VERSIONS = (17, 21)
 JAVA_S = 60.0  # until Java is up, on a busy host
 REGISTER_S = 45.0  # then for the master to answer
+RETRIES = 6  # of a call to a Connect server that does not answer any more: about a minute
 UNANSWERED = "masters are unresponsive"  # what Spark says after it has asked three times
 
 
 @dataclass
 class Session:
-    """An open engine. `spread` says how many tasks to cut n pieces of work into."""
+    """An open engine. `spread` says how many tasks to cut n pieces of work into; `carry` makes a
+    task ready to travel there; `address` is that of an engine which other machines may be part of.
+    """
 
     spark: Any
     engine: str
     cores: int
     spread: Callable[[int], int]
+    address: str = ""
+    carry: Callable[[TaskFunction], TaskFunction] = lambda task: task
 
 
 @contextmanager
@@ -56,12 +64,15 @@ def open_session(
             # every task is a thread of this process: more of them than cores only costs memory
             yield Session(spark, engine, cores, lambda pieces: max(1, min(pieces, cores)))
     else:
-        opened = _spark(
-            address or f"local[{cores}]", cores, memory_gib, work, settings or {},
-            register_s or REGISTER_S,
-        )  # fmt: skip
-        with opened as spark:
-            yield Session(spark, engine, cores, lambda pieces: max(1, pieces))
+        place = address or f"local[{cores}]"
+        limit_s = register_s or REGISTER_S
+        remote = "" if place.startswith("local") else place
+        if place.startswith("sc://"):
+            with _connect(place, limit_s) as spark:
+                yield Session(spark, engine, cores, lambda n: max(1, n), remote, carried)
+            return
+        with _spark(place, cores, memory_gib, work, settings or {}, limit_s) as spark:
+            yield Session(spark, engine, cores, lambda n: max(1, n), remote)
 
 
 @contextmanager
@@ -90,20 +101,45 @@ def _sail(cores: int) -> Iterator[Any]:
 
 
 @contextmanager
+def _connect(address: str, answer_s: float) -> Iterator[Any]:
+    """A session at a Spark Connect server, once it answers: the client itself asks for minutes."""
+    if not re.fullmatch(r"sc://[^/:]+(:[0-9]+)?(/.*)?", address):
+        raise InputProblem(f"Spark address {address!r}: expected sc://host:port")
+    try:
+        import grpc
+        from pyspark.sql import SparkSession
+        from pyspark.sql.connect.client import DefaultChannelBuilder
+        from pyspark.sql.connect.client.retries import DefaultPolicy
+    except ImportError:
+        raise InputProblem("the Spark Connect client is not in this environment",
+                           todo="run this step in the environment etl") from None  # fmt: skip
+    channel = DefaultChannelBuilder(address).toChannel()
+    try:
+        grpc.channel_ready_future(channel).result(timeout=answer_s)
+    except grpc.FutureTimeoutError:
+        raise WorkFailed(
+            f"the Spark Connect server at {address} did not take this job",
+            f"it did not answer within {answer_s:.0f} s",
+            "check the address, and that the server is up",
+        ) from None
+    finally:
+        channel.close()
+    spark = SparkSession.builder.remote(address).create()
+    spark.client.set_retry_policies([DefaultPolicy(max_retries=RETRIES)])
+    try:
+        yield spark
+    finally:
+        spark.client.set_retry_policies([])  # one that is gone is not waited for
+        spark.stop()
+
+
+@contextmanager
 def _spark(
     address: str, cores: int, memory_gib: float, work: Path, settings: Mapping[str, str],
     register_s: float,
 ) -> Iterator[Any]:  # fmt: skip
-    if address.startswith("sc://"):
-        from pyspark.sql import SparkSession
-
-        spark = SparkSession.builder.remote(address).create()
-        try:
-            yield spark
-        finally:
-            spark.stop()
-        return
-    if not re.fullmatch(r"local(\[[0-9*]+(,[0-9]+)?\])?|spark://.+", address):
+    one = r"[^,/:]+:[0-9]{1,5}"
+    if not re.fullmatch(rf"local(\[[0-9*]+(,[0-9]+)?\])?|spark://{one}(,{one})*", address):
         raise InputProblem(f"Spark address {address!r}: expected local[N], spark://host:port"
                            " or sc://host:port")  # fmt: skip
     find_java()
@@ -116,6 +152,11 @@ def _spark(
     (work / "spark").mkdir(parents=True, exist_ok=True)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     builder = SparkSession.builder.master(address).appName("aiok")
+    if address.startswith("spark://"):
+        # Where the executors find this driver; spark.driver.host in the user's own
+        # spark-defaults.conf comes first. Else Spark would say what the host's name means to the
+        # host itself, which may be 127.0.1.1.
+        os.environ.setdefault("SPARK_LOCAL_HOSTNAME", own_address(address))
     chosen = {**_spark_settings(address, cores, memory_gib, work), **settings}
     for key, value in chosen.items():
         builder = builder.config(key, value)
@@ -156,8 +197,22 @@ def _register(builder: Any, address: str, register_s: float) -> Any:
     raise WorkFailed(
         failed, f"it did not answer within {register_s:.0f} s",
         "check the address, that the master is up, and that its secret (spark.authenticate.secret)"
-        " is the one of this job",
+        " stands in spark-defaults.conf of the folder that SPARK_CONF_DIR names",
     )  # fmt: skip
+
+
+def own_address(master: str) -> str:
+    """The address of this machine on its way to a master, spark://host:port[,host:port..]."""
+    why = ""
+    for place in master.removeprefix("spark://").split(","):
+        host, _, port = place.rpartition(":")
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((host, int(port)))  # UDP: nothing is sent
+                return str(probe.getsockname()[0])
+        except (OSError, OverflowError) as error:
+            why = str(error)
+    raise InputProblem(f"there is no way to {master}", why, "check the address")
 
 
 def _java_is_up() -> bool:

@@ -83,7 +83,8 @@ def _numbers(batches: Batches, work: Path) -> Iterator[int]:
             yield number
 
 
-def _result(number: int, value: Any) -> Any:
+def result(number: int, value: Any) -> Any:
+    """A batch of one row of RESULT."""
     return pa.RecordBatch.from_arrays(
         [pa.array([number], pa.int32()), pa.array([json.dumps(value)])], ["number", "result"]
     )
@@ -111,7 +112,7 @@ def read_task(dataset: Dataset, units: list[Unit], work: Path) -> TaskFunction:
                 lines += chunk_lines
             _finished(work, "read", number)
             found = problems.to_json(units[number].file)
-            yield _result(number, {"rows": rows, "lines": lines, "problems": found})
+            yield result(number, {"rows": rows, "lines": lines, "problems": found})
 
     return run
 
@@ -210,7 +211,7 @@ def encode_task(job: EncodeJob, places: list[ChunkPlace], partition: Partition) 
                 )
                 blocks[name] = block.to_json()
             _finished(job.work, "encode", number)
-            yield _result(number, blocks)
+            yield result(number, blocks)
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.testbed import own_testbed, testbeds  # noqa: F401
 ROOT = Path(__file__).resolve().parents[2]
 TEST_HOME = Path(os.environ.get("AIOK_TEST_HOME") or ROOT / ".test-envs").absolute()
 LIMIT_S = 85.0
+NOT_DATA = ("result.json", "files.json")
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,11 @@ def wait_until_nothing_is_left(run: str, limit_s: float = 20.0) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"left of {run}: {left}")
+
+
+def assert_same(reference: Path, made: Path) -> None:
+    """Every file of training data is the same, byte by byte: so is every row."""
+    found = (path for path in reference.rglob("*") if path.is_file())
+    names = sorted(str(path.relative_to(reference)) for path in found if path.name not in NOT_DATA)
+    assert len(names) > 26  # dictionaries, and blocks
+    assert filecmp.cmpfiles(reference, made, names, shallow=False)[0] == names

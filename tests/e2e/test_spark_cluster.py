@@ -5,7 +5,7 @@ One cluster of three hosts with a core each. The runs have only the steps that p
 
 from __future__ import annotations
 
-import filecmp
+import json
 import os
 import signal
 import threading
@@ -33,7 +33,7 @@ from hosts.site import Site
 from hosts.spark import SparkCluster, SparkHost, SparkPlan, Watcher
 from hosts.testbed import HostProcess, Testbed
 from hosts.transport import HostProblem
-from tests.e2e.conftest import Home, new_home, wait_for
+from tests.e2e.conftest import Home, assert_same, new_home, wait_for
 from tests.testbed import Testbeds, open_ports
 
 # The time limit is for a test with the fixture: Spark goes to three hosts first.
@@ -45,7 +45,6 @@ RUN_S = 280.0
 SECRET_S = 60.0
 NOTICE_S, GRACE_S = 15.0, 5.0
 NOT_MADE = "dataset.generate=null"
-NOT_DATA = ("result.json", "files.json")
 STEPS = ("provision", "data", "etl")
 ON_SPARK = ("cluster=lab", "etl.engine=spark", f"faults.grace_s={GRACE_S}")
 
@@ -150,14 +149,6 @@ def ended(run: str) -> RunState:
     return state
 
 
-def assert_same(reference: Path, made: Path) -> None:
-    """Every file of training data is the same, byte by byte: so is every row."""
-    found = (path for path in reference.rglob("*") if path.is_file())
-    names = sorted(str(path.relative_to(reference)) for path in found if path.name not in NOT_DATA)
-    assert len(names) > FILES
-    assert filecmp.cmpfiles(reference, made, names, shallow=False)[0] == names
-
-
 def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:
     """... on the ports that README names, and its secret is seen nowhere."""
     run = lab.start(*ON_SPARK)
@@ -188,6 +179,7 @@ def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:
         thread.join()
     assert_same(lab.reference, made_by(state, "etl"))
     assert state.result("etl")["engine"] == "spark"
+    assert_all_is_counted(lab, state)
     for host in HOSTS:
         assert seen[host], f"nothing was seen to listen on {host}"
         assert all(spark.PORTS[0] <= port <= spark.PORTS[1] for port in seen[host]), seen
@@ -198,6 +190,28 @@ def test_spark_makes_what_the_embedded_engine_makes(lab: Lab) -> None:
                       (lab.home.path / "runs" / run).rglob("*") if path.is_file())]  # fmt: skip
     assert any("deploy.master.Master" in text for text in texts)
     assert not any(secret in text for text in texts)
+
+
+def assert_all_is_counted(lab: Lab, state: RunState) -> None:
+    """What the step took is that of all hosts: executors are in it, and what was sent."""
+    folder = open_run_folder(state.id)
+    seconds = {
+        host: [json.loads(line) for line in folder.telemetry(host).read_text().splitlines()]
+        for host in HOSTS
+    }
+    cpu_s = {
+        host: sum(one["job_cpu"] for one in samples) / 100 for host, samples in seconds.items()
+    }
+    took, planned = state.steps["etl"].actual, state.steps["etl"].estimate
+    assert min(cpu_s.values()) > 1.0
+    assert took["cpu_s"] > 1.2 * cpu_s["h1"]  # where the driver is, with master and worker
+    peaks = {host: max(s["job_memory_gib"] for s in samples) for host, samples in seconds.items()}
+    assert min(peaks.values()) > 0.2
+    assert took["memory_gib"] > 0.9 * sum(peaks.values())
+    data = sum(path.stat().st_size for path in lab.data.iterdir())
+    made = sum(path.stat().st_size for path in lab.reference.rglob("*") if path.is_file())
+    assert took["network_gib"] >= (data + made) / 2**30
+    assert planned["network_gib"] >= data / 2**30
 
 
 def struck_run(lab: Lab, strike: Callable[[str], None]) -> tuple[str, float]:

@@ -105,3 +105,24 @@ def test_what_travels_to_and_between_hosts_is_estimated(
     assert three - two == pytest.approx(two - one, rel=1e-3)
     monkeypatch.setattr(clusters, "shared_folder", lambda _: "/shared")
     assert network(3)["train"] == pytest.approx(three - 2 * DISK_GIB["etl"], abs=1e-3)
+
+
+def test_a_search_over_hosts_sends_the_data_and_gets_each_trials_output(
+    aiok_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = api.host_facts()
+    lab = tuple(ClusterHost(name=name, slots=1, facts=facts) for name in ("h1", "h2"))
+
+    def network(trials: int, *words: str) -> float:
+        plan = api.plan(
+            "search", ["dataset.generate.rows=10000000", f"search.trials={trials}",
+                       "search.pruner=none", *words]
+        )  # fmt: skip
+        return plan.training.estimate.network_gib
+
+    assert network(8) == 0.0
+    monkeypatch.setattr(api, "cluster_hosts", lambda _: lab)
+    eight, twelve = network(8, "cluster=lab"), network(12, "cluster=lab")
+    data = 10 * DISK_GIB["etl"] * 2
+    assert eight > data
+    assert twelve - data == pytest.approx(1.5 * (eight - data), rel=1e-2)

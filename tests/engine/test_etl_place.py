@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine import environments
+from engine.advisor.costs import DISK_GIB, ENVIRONMENT_MINUTES, JAVA_GIB, SPARK_HOST_GIB
 from engine.advisor.job import Job
 from engine.advisor.layout import ClusterHost
 from engine.advisor.planner import make_plan
@@ -99,11 +100,22 @@ def test_without_a_shared_folder_the_head_does_it(etl: dict[str, Any]) -> None:
     assert plan.step("etl").title == "prepare data on Sail (embedded) on h1"
 
 
-@pytest.mark.parametrize("address", ["spark://m:7077", "sc://m:15002"])
-def test_an_address_is_spoken_to_from_here(address: str) -> None:
-    engine, host, reason = engine_of(planned({"address": address}))
+@pytest.mark.parametrize(
+    ("address", "environment", "secret"),
+    [("spark://m:7077", "spark", True), ("sc://m:15002", "etl", False)],
+)  # fmt: skip
+def test_an_address_is_spoken_to_from_here_and_the_plan_says_what_it_must_see(
+    address: str, environment: str, secret: bool
+) -> None:
+    """Spark Connect needs its client only, which lies beside Sail."""
+    plan = planned({"address": address})
+    engine, host, reason = engine_of(plan)
     assert (engine, host) == ("spark", LOCAL)
     assert reason == f"an address is given: {address}"
+    assert plan.step("etl").environment == environment
+    (said,) = [value.reason for value in plan.values if value.key == "etl.address"]
+    assert "must see AIOK_HOME and the data at the same paths" in said
+    assert ("SPARK_CONF_DIR" in said) is secret
 
 
 def test_a_host_without_java_is_a_problem_only_where_none_can_be_made() -> None:
@@ -131,6 +143,36 @@ def test_a_host_needs_space_for_spark_too_where_it_is_to_run(
     small = replace(facts("h2"), disk_free_gib=free_gib)
     plan = planned(etl, hosts=(facts("h1"), small), room_gib=room)
     assert plan.problems == ((said,) if said else ())
+
+
+def test_bare_hosts_take_time_disk_and_network() -> None:
+    """They are made ready side by side: as long as one of them, as much disk as all."""
+    room = {"spark": 1.0, "torch": 1.5}
+    whole = planned({"engine": "spark"}).step("provision").estimate
+    bare = planned({"engine": "spark"}, room_gib=room)
+    one = planned({"engine": "spark"}, room_gib={"torch": 1.5}).step("provision").estimate
+    assert (whole.minutes, whole.disk_gib) == (0.0, 0.0)
+    assert one.minutes == ENVIRONMENT_MINUTES["torch"]
+    assert one.disk_gib == 4.5
+    took = bare.step("provision").estimate
+    assert took.minutes == ENVIRONMENT_MINUTES["torch"] + ENVIRONMENT_MINUTES["spark"]
+    assert took.disk_gib == 7.5
+    assert bare.problems == ()  # their disks, not that of this machine
+
+
+def test_data_prepared_on_hosts_travel_there_and_back() -> None:
+    """... with a Java for each host that has none; what is prepared here stays here."""
+    rows = 10**7
+    here = planned({"engine": "sail"}, rows=rows).step("etl").estimate
+    head = planned({"engine": "spark"}, rows=rows, shared=None).step("etl").estimate
+    spark = planned({"engine": "spark"}, rows=rows).step("etl").estimate
+    hosts = (facts("h1"), facts("h2", java=""), facts("h3", java=""))
+    sent = planned({"engine": "spark"}, rows=rows, hosts=hosts, has_jdk=True).step("etl").estimate
+    assert here.network_gib == 0.0
+    assert head.network_gib == pytest.approx(10 * (DISK_GIB["data"] + DISK_GIB["etl"]))
+    assert spark.network_gib == head.network_gib
+    assert sent.network_gib - spark.network_gib == pytest.approx(2 * JAVA_GIB, abs=1e-3)
+    assert spark.memory_gib - head.memory_gib == pytest.approx(3 * SPARK_HOST_GIB)
 
 
 def test_a_host_lacks_only_the_environments_that_are_not_whole_there(aiok_home: Path) -> None:

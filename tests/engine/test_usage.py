@@ -53,3 +53,16 @@ def test_cpu_seconds_are_the_systems_or_those_of_the_samples_if_these_are_more()
     assert took["memory_gib"] == 0.75  # a peak between two samples
     usage.ended("h1", {"code": 1, "cpu_s": 2.0, "largest_gib": "much"})  # a second attempt
     assert usage.actual(60.0, {}, Path("none"))["cpu_s"] == 9.25 + 4.0
+
+
+def test_several_jobs_of_a_step_on_a_host_count_each_and_its_network_once() -> None:
+    """Such as Spark's worker and its driver; their samples come between each other's."""
+    usage = Usage()
+    for second in range(11):
+        usage.sample("h1", sample(T0 + second, 0.5, received=64.0) | {"job_cpu_s": 1.0}, "driver")
+        late = sample(T0 + second + 0.4, 0.25, received=64.0) | {"job_cpu_s": 0.5}
+        usage.sample("h1", late, "worker")
+    took = usage.actual(1.0, {}, Path("none"))
+    assert took["memory_gib"] == 0.75
+    assert took["cpu_s"] == 16.5
+    assert took["network_gib"] == pytest.approx(64 * 10.4 / 1024, abs=1e-5)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -33,7 +35,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, *frames: Frame) -> _Daemon:
     daemon = _Daemon("worker", HOST, PLAN)
     monkeypatch.setattr(daemon.group, "poll", lambda _timeout_s: [("h2", f) for f in frames])
     monkeypatch.setattr(daemon.group, "silent", dict)
-    daemon.poll()
+    daemon.poll(Watcher())
     return daemon
 
 
@@ -105,3 +107,15 @@ def test_a_worker_that_is_refused_is_not_waited_for_as_long_as_a_slow_one(
         cluster._await([daemon], "did not register with the master", began=1000.0)
     assert now[0] - 1000.0 == pytest.approx(limit_s, abs=0.2)
     assert spark.REFUSED_S < 60.0  # a wrong secret ends within a minute
+
+
+def test_what_a_daemon_takes_reaches_the_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    class Told(Watcher):
+        def daemon_sample(self, role: str, host: str, sample: Mapping[str, Any]) -> None:
+            told.append((role, host, sample["job_cpu_s"]))
+
+    daemon = worker(monkeypatch, Frame("sample", {"job_cpu_s": 0.75}))
+    daemon.poll(Told())
+    assert told == [("worker", "h2", 0.75)]

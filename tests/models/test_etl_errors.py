@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import namedtuple
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 
 from models.dlrm import etl
 from models.messages import Note
-from models.recdp import sources
+from models.recdp import session, sources
 from models.recdp.check import check
 from models.recdp.criteo import CriteoReader
 from models.recdp.problems import LISTED, describe_bytes
-from models.worker import BAD_INPUT, InputProblem, StopFlag, Stopped
+from models.worker import BAD_INPUT, InputProblem, StopFlag, Stopped, WorkFailed
+from tests.models.recdp_reference import SAMPLE
 
 pytestmark = pytest.mark.environment("etl")
 
@@ -144,6 +146,15 @@ def test_disk_too_small_says_how_much(prepare, tmp_path, monkeypatch):
     with pytest.raises(InputProblem, match=r"0\.00 GB free, about .* needed") as caught:
         prepare([tmp_path / "a.tsv"])
     assert "free some space" in caught.value.todo
+
+
+def test_a_connect_server_that_does_not_answer_is_told_soon(prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "REGISTER_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"sc://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(WorkFailed, match=f"the Spark Connect server at {address}") as caught:
+            prepare([SAMPLE], engine="spark", address=address)
+    assert caught.value.why == "it did not answer within 1 s"
 
 
 def test_worker_ends_with_exit_code_2(tmp_path):

@@ -95,6 +95,21 @@ def test_address_is_checked(prepare):
         prepare([Path(SAMPLE)], engine="spark", address="yarn")
 
 
+@pytest.mark.parametrize(
+    "address", ["spark://", "spark://m", "spark://a,b:7077", "sc://", "sc://m:x"]
+)
+def test_an_address_without_a_host_or_port_is_refused(prepare, address):
+    with pytest.raises(InputProblem, match=r"expected .*sc://host:port"):
+        prepare([Path(SAMPLE)], engine="spark", address=address)
+
+
+def test_executors_find_this_machine_by_its_address_on_the_way_to_the_master():
+    """Masters that cannot be reached are passed over."""
+    assert session.own_address("spark://no.such.host.invalid:7077,127.0.0.1:7077") == "127.0.0.1"
+    with pytest.raises(InputProblem, match=r"there is no way to spark://127\.0\.0\.1:99999"):
+        session.own_address("spark://127.0.0.1:99999")
+
+
 SILENT_MASTER = """
 import sys
 from models.dlrm import etl
