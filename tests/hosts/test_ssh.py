@@ -18,7 +18,7 @@ from engine.clusters import TypedOnce
 from hosts.inventory import HostEntry
 from hosts.ssh import SshTransport, scan_host_key
 from hosts.testbed import PASSWORD, Testbed
-from hosts.transport import Completed, HostProblem
+from hosts.transport import Completed, HostProblem, NoAnswer, Refusal
 from tests.testbed import Testbeds, entry_of, ssh_to
 
 PHRASE = "only for this test"
@@ -68,6 +68,7 @@ def test_a_changed_key_is_a_hard_stop_that_names_both(testbeds: Testbeds, tmp_pa
     with pytest.raises(HostProblem) as caught:
         scan_host_key(entry, pinned)
     for problem in (problem_of(SshTransport(entry, pinned)), caught.value):
+        assert isinstance(problem, Refusal)
         assert problem.what == "its host key has changed: not connected"
         assert problem.why == f"pinned {fingerprint}, now {key_of(testbed, 'h1')}"
         assert "aiok hosts remove h1" in problem.todo
@@ -229,6 +230,7 @@ def test_the_network_has_its_sentences(testbeds: Testbeds) -> None:
     address = testbed.layout.address("h1")
     away = f"{testbed.layout.net}.250"
     refused = problem_of(ssh_to(testbed, "h1", port=2299))
+    assert isinstance(refused, NoAnswer)  # it may be booting
     assert refused.what == f"{address} port 2299 refuses connections"
     assert "port in the inventory" in refused.todo
     assert problem_of(ssh_to(testbed, "h1", address=away)).what == (
@@ -253,7 +255,7 @@ def test_the_network_has_its_sentences(testbeds: Testbeds) -> None:
 def test_a_connection_that_ends_in_the_middle_is_told_at_once(testbeds: Testbeds) -> None:
     with ssh_to(testbeds(3), "h1") as host:
         began = time.monotonic()
-        with pytest.raises(HostProblem, match="the connection was lost"):
+        with pytest.raises(NoAnswer, match="the connection was lost"):
             # the parent of the command server is the sshd of this connection
             host.run(["sh", "-c", "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat); sleep 30"])
         assert time.monotonic() - began < 20
