@@ -7,6 +7,7 @@ the head too, may be lost.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any
 from engine import clusters
 from engine.advisor.layout import ClusterHost, lay_out
 from engine.environments import lock_of
+from engine.errors import HostError
 from engine.plan import Step
 from engine.steps import over_hosts
 from engine.steps.context import Context, StepListener
@@ -188,8 +190,11 @@ def train_over_hosts(
         training.clear()
         training.send(checkpoints)
         result = training.run(plain, checkpoints, output)
-        training.clear()
+        with contextlib.suppress(HostError):  # what a host keeps goes with `hosts down`
+            training.clear()
         return result
+    except HostProblem as problem:
+        raise clusters.unreachable([problem]) from None
     finally:
         context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
         clusters.leave(sites)
