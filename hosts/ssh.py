@@ -58,7 +58,7 @@ class SshChannel(Channel):
             raise NoAnswer(self._host, "the agent is gone")
         try:
             self._channel.sendall(data)
-        except OSError:
+        except (OSError, EOFError):
             raise NoAnswer(self._host, "the agent is gone") from None
 
     def lines(self) -> Iterator[bytes]:

@@ -262,6 +262,27 @@ def test_a_connection_that_ends_in_the_middle_is_told_at_once(testbeds: Testbeds
         assert host.run(["hostname"]).stdout == "h1\n"
 
 
+# paramiko's own thread, which asks ahead, meets the end, too
+@pytest.mark.filterwarnings(
+    "ignore:.*_prefetch_thread:pytest.PytestUnhandledThreadExceptionWarning"
+)
+def test_a_connection_that_ends_in_a_copy_may_answer_later_a_missing_file_not(
+    testbeds: Testbeds, tmp_path: Path
+) -> None:
+    with ssh_to(testbeds(3), "h1") as host:
+        kill = 'sleep 0.5; kill -9 $(cut -d" " -f4 /proc/$1/stat)'
+        script = f"truncate -s 2G big; sh -c '{kill}' sh $PPID >/dev/null 2>&1 &"
+        host.run(["sh", "-c", script])
+        with pytest.raises(NoAnswer, match="cannot copy big"):
+            host.get("big", tmp_path / "big")
+        assert list(tmp_path.iterdir()) == []
+        host.close()
+        host.run(["rm", "big"])
+        with pytest.raises(HostProblem, match="cannot copy big") as caught:
+            host.get("big", tmp_path / "big")
+        assert not isinstance(caught.value, NoAnswer)
+
+
 # --- commands that go wrong -----------------------------------------------------------------------
 
 
