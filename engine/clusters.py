@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from engine.errors import EnvironmentProblem, HostError, InputError
+from engine.errors import EnvironmentProblem, HostAway, HostError, InputError
 from engine.store import home, make_folder, write_atomically
 from engine.strict_yaml import Source, read, refuse, sentences, to_yaml
 from hosts.inventory import LOCAL, HostEntry, Inventory, reference_problems
 from hosts.local import LocalTransport
 from hosts.site import Site
-from hosts.transport import HostProblem, Transport
+from hosts.transport import HostProblem, NoAnswer, Refusal, Transport
 from models.settings import nearest
 
 if TYPE_CHECKING:  # paramiko takes a fifth of a second to import
@@ -172,7 +172,7 @@ ASK_VERSION = "import sys; print(sys.executable, sys.implementation.name, *sys.v
 
 
 def find_python(entry: HostEntry, transport: Transport) -> str:
-    """The absolute path of a CPython 3.11 on a host; HostProblem says how to get one."""
+    """The absolute path of a CPython 3.11 on a host; a Refusal says how to get one."""
     seen = []
     for python in (entry.python,) if entry.python else PYTHONS:
         try:
@@ -185,7 +185,7 @@ def find_python(entry: HostEntry, transport: Transport) -> str:
         if done.code == 0 and words[1:] == ["cpython", "3", "11"]:
             return words[0]
         seen.append(f"{python} is {' '.join(words[1:2])} {'.'.join(words[2:])}".strip())
-    raise HostProblem(
+    raise Refusal(
         entry.name, "there is no CPython 3.11" + (f" at {entry.python}" if entry.python else ""),
         "; ".join(seen),
         "install it (Debian 12: apt-get install python3; without root: uv python install 3.11), or "
@@ -237,12 +237,14 @@ def leave(sites: Sequence[Site]) -> None:
         site.transport.close()
 
 
-def unreachable(problems: Sequence[HostProblem]) -> HostError:
-    """The problems of hosts as one error: each host's own what, why and to do."""
+def unreachable(problems: Sequence[HostProblem], log: str = "") -> HostError:
+    """The problems of hosts as one error, each host's own what, why and to do; HostAway when one of
+    the hosts gave no answer."""
+    kind = HostAway if any(isinstance(problem, NoAnswer) for problem in problems) else HostError
     if len(problems) == 1:
         only = problems[0]
-        return HostError(str(only), why=only.why, todo=only.todo)
-    return HostError("\n".join(sentence(problem) for problem in problems))
+        return kind(str(only), why=only.why, todo=only.todo, log=log)
+    return kind("\n".join(sentence(problem) for problem in problems), log=log)
 
 
 def sentence(problem: HostProblem) -> str:

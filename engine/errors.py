@@ -4,6 +4,7 @@ AiokError                what is wrong, why, what to do, where the log is
 ├── InputError           a recipe, a file or an argument is bad            exit 2
 ├── EnvironmentProblem   this machine or a host lacks something            exit 3
 ├── HostError            a host did not do what it was asked               exit 3
+│   └── HostAway         it did not answer, or its connection was lost     exit 3
 ├── StepFailed           a step of a run failed                            exit 1
 │   └── WorkerLost       a worker or a rank of it was killed, or hangs     exit 1
 └── RunStopped           the run ended on request and can be resumed       exit 4
@@ -66,6 +67,10 @@ class HostError(AiokError):
     """A host did not do what it was asked."""
 
     exit_code = ExitCode.ENVIRONMENT
+
+
+class HostAway(HostError):
+    """A host did not answer, or its connection was lost: the same may go well later."""
 
 
 class StepFailed(AiokError):

@@ -316,12 +316,12 @@ def refuse(outcomes: Sequence[Outcome]) -> None:
 def told(problems: Sequence[Outcome]) -> AiokError:
     """Several hosts' problems as one error: a sentence each."""
     return clusters.unreachable([
-        HostProblem(outcome.host, _without(outcome.host, found.what), found.why, found.todo)
+        found if isinstance(found, HostProblem) else _of_host(outcome.host, found)
         for outcome in problems
         if (found := outcome.problem) is not None
     ])  # fmt: skip
 
 
-def _without(host: str, what: str) -> str:
-    """A provisioning problem names its host itself."""
-    return what.removeprefix(f"{host}: ")
+def _of_host(host: str, problem: provision.ProvisionError) -> HostProblem:
+    """A provisioning problem, which may name its host itself."""
+    return HostProblem(host, problem.what.removeprefix(f"{host}: "), problem.why, problem.todo)

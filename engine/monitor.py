@@ -18,7 +18,7 @@ from engine import clusters
 from engine.clusters import AT_ONCE, Password, TypedOnce
 from hosts.inventory import LOCAL, HostEntry, Inventory
 from hosts.local import LocalTransport
-from hosts.transport import HostProblem, NotLetIn, Transport, clean
+from hosts.transport import HostProblem, Refusal, Transport, clean
 from hosts.watch import HostWatch
 
 __all__ = ["LOCAL", "Monitor", "Reading", "Standing"]
@@ -66,7 +66,7 @@ class _Followed:
     @property
     def gave_up(self) -> bool:
         """Whether trying again by itself would change nothing."""
-        return isinstance(self._problem, NotLetIn)
+        return isinstance(self._problem, Refusal)
 
     def leave(self) -> None:
         """Let it end: after the next sample, or when its connection is found dead."""

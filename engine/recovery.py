@@ -12,35 +12,39 @@ from typing import Any
 
 from engine import clusters
 from engine import events as ev
-from engine.errors import AiokError, HostError, HostLost, RunStopped, WorkerLost
-from engine.plan import Step
-from engine.steps import provision
+from engine.errors import AiokError, HostAway, HostError, HostLost, RunStopped, WorkerLost
+from engine.plan import TRAINING, Step
+from engine.steps import over_hosts
 from engine.steps.context import Context
 from hosts.inventory import LOCAL
-from hosts.transport import HostProblem
+from hosts.transport import HostProblem, Refusal
 
 LOOK_S = 3.0  # between two looks whether a host is back
 Work = Callable[[], dict[str, Any]]
 
 
-def with_policy(context: Context, step: Step, work: Work) -> dict[str, Any]:
-    """Do the work, again after each loss that the policy goes on from.
+def with_policy(
+    context: Context, step: Step, work: Work, *, makes_ready: bool = False
+) -> dict[str, Any]:
+    """Do the work, again after each loss that the policy goes on from. The hosts are made ready
+    before, unless the work `makes_ready` itself.
 
     Raises HostLost when `faults.restarts` are used up or no host is left, RunStopped for a stop
-    request while it waits, and whatever the work raised that is no loss.
+    request while it waits, HostError when a host refuses to work, and whatever the work raised
+    that is no loss.
     """
     policy, limit = str(context.value("faults.policy")), int(context.value("faults.restarts"))
     restart = 0
     while True:
         try:
-            if restart and context.cluster != LOCAL:
-                provision.make_hosts_ready(context, step)
+            if restart and context.cluster != LOCAL and not makes_ready:
+                over_hosts.make_hosts_ready(context, step)
             return work()
         except (HostLost, WorkerLost, HostError) as loss:
             if policy == "stop" or context.stop_level():
                 raise
             absent = absent_hosts(context)
-            if isinstance(loss, HostError) and not absent:
+            if isinstance(loss, HostError) and not (absent or isinstance(loss, HostAway)):
                 raise  # a host answers and says no: that will not change
             if restart == limit:
                 raise _given_up(
@@ -60,20 +64,26 @@ def with_policy(context: Context, step: Step, work: Work) -> dict[str, Any]:
 
 
 def absent_hosts(context: Context) -> list[HostProblem]:
-    """Why hosts of this attempt cannot work now: no login, no Python. [] on this machine alone."""
+    """Why hosts of this attempt do not answer now; [] on this machine alone.
+
+    HostError when one answers and refuses to work: it is no loss, is not waited for and not left
+    out. Behind a host key that has changed may be somebody else.
+    """
     if context.cluster == LOCAL:
         return []
     known, wanted = clusters.inventory(), context.cluster_hosts()
     entries = [entry for entry in clusters.entries(context.cluster, known) if entry.name in wanted]
     sites, problems = clusters.reach(entries, known)
     clusters.leave(sites)
+    if refusals := [problem for problem in problems if isinstance(problem, Refusal)]:
+        raise clusters.unreachable(refusals)
     return problems
 
 
 def _tell_loss(
     context: Context, step: Step, loss: AiokError, absent: Sequence[HostProblem], restart: int
 ) -> None:
-    steps, rows = context.folder.state().unsaved()
+    steps, rows = context.folder.state().unsaved() if step.kind in TRAINING else (0, 0)
     context.emit(
         ev.WorkLost, step=step.id, what=loss.what, why=loss.why, log=loss.log,
         policy=str(context.value("faults.policy")), restart=restart,

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+from engine.clusters import unreachable
 from engine.errors import (
     AiokError,
-    HostError,
     HostLost,
     InputError,
     RunStopped,
@@ -187,9 +187,7 @@ def run_worker(
         _follow(group, launch, outcome, listener, stop_level, log)
         swept = True
     except HostProblem as problem:
-        raise HostError(
-            f"{problem.host}: {problem.what}", why=problem.why, todo=problem.todo, log=log
-        ) from None
+        raise unreachable([problem], log) from None
     finally:
         if not swept:
             group.sweep()

@@ -16,7 +16,7 @@ from typing import Any
 import paramiko
 
 from hosts.inventory import HostEntry
-from hosts.transport import HostProblem, NotLetIn
+from hosts.transport import HostProblem, NoAnswer, Refusal
 
 CONNECT_S = 8.0
 
@@ -67,7 +67,7 @@ def check_pinned(entry: HostEntry, shown: paramiko.PKey, known_hosts: Path) -> b
 
 
 def _changed_key(name: str, expected: paramiko.PKey, shown: paramiko.PKey) -> HostProblem:
-    return NotLetIn(
+    return Refusal(
         name, "its host key has changed: not connected",
         f"pinned {fingerprint(expected)}, now {fingerprint(shown)}",
         f"if the host was installed anew: aiok hosts remove {name}, then add it again; "
@@ -125,7 +125,7 @@ def _wanted_keys(entry: HostEntry, agent: paramiko.Agent) -> list[paramiko.PKey]
 def nothing_to_offer(entry: HostEntry) -> HostProblem:
     """Why there was no credential that could be tried."""
     if entry.password:
-        return NotLetIn(
+        return Refusal(
             entry.name, f"it wants the password of {entry.user} and none was typed",
             "it is asked for in the app and on a terminal, and never stored",
             "make it ready there (aiok hosts up); from then on aiok's own key is used",
@@ -133,8 +133,8 @@ def nothing_to_offer(entry: HostEntry) -> HostProblem:
     if entry.agent:
         running = bool(os.environ.get("SSH_AUTH_SOCK"))
         what = "your ssh-agent holds no key for it" if running else "no ssh-agent is running here"
-        return NotLetIn(entry.name, what, "", "ssh-add KEY, or name a key in the inventory")
-    return NotLetIn(
+        return Refusal(entry.name, what, "", "ssh-add KEY, or name a key in the inventory")
+    return Refusal(
         entry.name, "there is no way to log in",
         "the inventory names neither a key nor agent nor password; your default keys are not tried",
         "give the host a key in the inventory, or agent: true, or password: true",
@@ -150,39 +150,39 @@ def explain(entry: HostEntry, error: Exception) -> HostProblem:
     if isinstance(error, paramiko.BadHostKeyException):
         return _changed_key(name, error.expected_key, error.key)
     if isinstance(error, UnknownHostKey):
-        return NotLetIn(
+        return Refusal(
             name, "its host key is not known: not connected",
             f"it shows {fingerprint(error.key)}", f"compare and pin it: aiok hosts add {name}",
         )  # fmt: skip
-    return HostProblem(name, *_network_problem(entry, error))
+    return NoAnswer(name, *_network_problem(entry, error))
 
 
 def login_problem(entry: HostEntry, error: Exception, used: Credential) -> HostProblem | None:
     """What is wrong with a credential; None when the error is another one."""
     name = entry.name
     if isinstance(error, paramiko.PasswordRequiredException):
-        return NotLetIn(
+        return Refusal(
             name, f"{used.name} has a passphrase", "aiok asks for none and stores none",
             f"load it into your ssh-agent (ssh-add {entry.key}) and set agent: true for {name}",
         )  # fmt: skip
     if isinstance(error, paramiko.AuthenticationException):
         if "timeout" in str(error).lower():
-            return HostProblem(
+            return NoAnswer(
                 name, "it did not answer the login", f"no answer for {CONNECT_S:g} s", "try again"
             )
         todo = f"check user and key; put the public key into ~{entry.user}/.ssh/authorized_keys"
         if "password" in used.words:
             todo = "type it again; check the user, and that its sshd allows passwords"
-        return NotLetIn(name, f"it refuses {entry.user} with {used.name}", "", todo)
+        return Refusal(name, f"it refuses {entry.user} with {used.name}", "", todo)
     if "key_filename" not in used.words:
         return None
     todo = "correct the key in the inventory"
     if isinstance(error, FileNotFoundError):
-        return NotLetIn(name, f"there is no file of {used.name}", "", todo)
+        return Refusal(name, f"there is no file of {used.name}", "", todo)
     if isinstance(error, PermissionError | IsADirectoryError) and error.filename is not None:
-        return NotLetIn(name, f"{used.name} cannot be read", error.strerror or "", todo)
+        return Refusal(name, f"{used.name} cannot be read", error.strerror or "", todo)
     if isinstance(error, ValueError) or "private key file" in str(error):
-        return NotLetIn(name, f"{used.name} is not a private key that can be read", "", todo)
+        return Refusal(name, f"{used.name} is not a private key that can be read", "", todo)
     return None
 
 

@@ -20,7 +20,7 @@ from hosts import installer
 from hosts.compiled import archive_of
 from hosts.folders import sha256_of
 from hosts.lockfile import Lock, Package, ProvisionError
-from hosts.transport import Channel, HostProblem, Transport
+from hosts.transport import Channel, HostProblem, NoAnswer, Transport
 from hosts.wheels import Progress, collect_wheels, find_wheels, missing_wheels
 
 __all__ = [
@@ -182,6 +182,8 @@ def _talk(
     """Run the installer on the host and hand on what it says; its problem is raised here."""
     try:
         channel: Channel = transport.start([python, "-I", "-S", script, verb])
+    except NoAnswer:
+        raise
     except HostProblem:
         raise _no_python(transport, python) from None
     try:

@@ -26,7 +26,7 @@ from typing import Any
 from hosts.group import AT_ONCE, JobGroup
 from hosts.job import Job, JobSpec
 from hosts.site import Site
-from hosts.transport import HostProblem, clean
+from hosts.transport import HostProblem, NoAnswer, clean
 
 MASTER_PORTS, WORKER_PORTS, DRIVER_PORTS = (29600, 29619), (29620, 29639), (29640, 29659)
 BLOCK_PORTS = (29660, 29699)  # of the driver and of executors: the first that is free on a host
@@ -98,7 +98,7 @@ class _Daemon:
             Job(self.site.transport, self.site.python, plan.agent, str(self.folder))
         )
         self.conf = self.folder / "conf" / "spark-defaults.conf"
-        self.ready = False
+        self.ready = self.silent = False
         self.lost = ""
         self.refusals = 0
         self.last_line = self.complaint = ""
@@ -155,6 +155,7 @@ class _Daemon:
                 self.complaint = clean(line).strip()
         for seconds in self.group.silent().values():
             if seconds > self.plan.grace_s and not self.lost:
+                self.silent = True
                 self.lost = f"nothing was heard from it for {seconds:.0f} s"
         if said:
             watcher.daemon_output(self.role, name, said)
@@ -170,7 +171,7 @@ class _Daemon:
                 f"; check that the hosts reach each other at ports {PORTS[0]}-{PORTS[1]}, and that "
                 "nothing else answers there with another secret"
             )
-        return HostProblem(
+        return (NoAnswer if self.silent else HostProblem)(
             self.site.name, f"the Spark {self.role} {what}",
             self.lost or f"its log says: {self.complaint or self.last_line or 'nothing'}", todo,
         )  # fmt: skip

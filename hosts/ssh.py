@@ -38,7 +38,7 @@ from hosts.login import (
     login_problem,
     nothing_to_offer,
 )
-from hosts.transport import Channel, Completed, HostProblem, Transport
+from hosts.transport import Channel, Completed, HostProblem, NoAnswer, Transport
 
 KEEPALIVE_S = 2
 ANSWER_S = 60.0  # until a host has started a program
@@ -55,11 +55,11 @@ class SshChannel(Channel):
 
     def write(self, data: bytes) -> None:
         if self._closed:
-            raise HostProblem(self._host, "the agent is gone")
+            raise NoAnswer(self._host, "the agent is gone")
         try:
             self._channel.sendall(data)
-        except OSError:
-            raise HostProblem(self._host, "the agent is gone") from None
+        except (OSError, EOFError):
+            raise NoAnswer(self._host, "the agent is gone") from None
 
     def lines(self) -> Iterator[bytes]:
         while True:
@@ -126,7 +126,7 @@ class _Commands:
         try:
             return future.result(timeout_s)
         except Late:
-            raise HostProblem(self._host, f"no answer for {timeout_s:g} s") from None
+            raise NoAnswer(self._host, f"no answer for {timeout_s:g} s") from None
 
     def _read(self) -> None:
         with contextlib.suppress(ValueError):  # what is no JSON comes from a foreign program
@@ -155,8 +155,8 @@ class _Commands:
         self._channel.close()
 
 
-def _lost(host: str) -> HostProblem:
-    return HostProblem(host, "the connection was lost", "the host or the network went away")
+def _lost(host: str) -> NoAnswer:
+    return NoAnswer(host, "the connection was lost", "the host or the network went away")
 
 
 class SshTransport(Transport):
@@ -316,7 +316,8 @@ class SshTransport(Transport):
             channel = transport.open_session(timeout=CONNECT_S)
             channel.exec_command(line + " 2>/dev/null")
         except (paramiko.SSHException, EOFError, OSError) as error:
-            raise HostProblem(
+            kind = HostProblem if isinstance(error, paramiko.ChannelException) else NoAnswer
+            raise kind(
                 self.host, "no channel could be opened", str(error) or type(error).__name__
             ) from None
         return SshChannel(self.host, channel, b"")
@@ -365,7 +366,7 @@ class SshTransport(Transport):
             if not transport.is_active():
                 raise _lost(self.host)
             if silent:
-                raise HostProblem(self.host, f"no answer for {ANSWER_S:g} s")
+                raise NoAnswer(self.host, f"no answer for {ANSWER_S:g} s")
             raise HostProblem(self.host, f"there is no program {argv[0]}")
         return channel
 
@@ -402,8 +403,9 @@ class SshTransport(Transport):
     @contextlib.contextmanager
     def _files(self, what: str) -> Iterator[paramiko.SFTPClient]:
         """A file channel; whatever goes wrong becomes a HostProblem that begins with `what`."""
+        transport = self.connection()
         try:
-            sftp = paramiko.SFTPClient.from_transport(self.connection())
+            sftp = paramiko.SFTPClient.from_transport(transport)
             assert sftp is not None
             with sftp:
                 yield sftp
@@ -411,7 +413,8 @@ class SshTransport(Transport):
             why = getattr(error, "strerror", None) or str(error) or "the connection was lost"
             if why == "Failure":  # all that SFTP 3 says of a full disk
                 why = "the host refused to write: is its disk full?"
-            raise HostProblem(self.host, what, why) from None
+            lost = not isinstance(error, OSError) or not transport.is_active()
+            raise (NoAnswer if lost else HostProblem)(self.host, what, why) from None
 
 
 def _text(data: str) -> str:
@@ -440,7 +443,7 @@ def socket_to(entry: HostEntry, jump: SshTransport | None) -> Any:
         why = getattr(error, "text", "") or str(error)
         todo = f"check the address and port of {entry.name} as {name} sees it"
         what = f"its jump host {name} cannot reach it"
-        raise HostProblem(entry.name, what, why, todo) from None
+        raise NoAnswer(entry.name, what, why, todo) from None
 
 
 # --- the first meeting ----------------------------------------------------------------------------

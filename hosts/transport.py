@@ -25,8 +25,13 @@ class HostProblem(Exception):
         super().__init__(f"{host}: {self.what}")
 
 
-class NotLetIn(HostProblem):
-    """A login that was refused, or a host key that was: trying again by itself changes nothing."""
+class Refusal(HostProblem):
+    """A login that was refused, or a host key that was, or a host without a Python to work with:
+    trying again by itself changes nothing."""
+
+
+class NoAnswer(HostProblem):
+    """A host that could not be reached, or whose connection was lost: it may be back later."""
 
 
 @dataclass(frozen=True)

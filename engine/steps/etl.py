@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.plan import Step
+from engine.recovery import with_policy
 from engine.steps.context import Context, run_step_worker
 from engine.steps.etl_over_hosts import etl_over_hosts
+from engine.store import empty_folder
 from hosts.inventory import LOCAL
 
 
@@ -16,7 +18,12 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Run the model's ETL; its plan for each join is part of the result."""
     plain = {"split": step.settings["split"], "settings": step.settings["settings"]}
     if step.host != LOCAL:
-        return etl_over_hosts(context, step, plain, output)
+
+        def attempt() -> dict[str, Any]:
+            empty_folder(output)  # of what a lost attempt has left
+            return etl_over_hosts(context, step, plain, output)
+
+        return with_policy(context, step, attempt)
     paths = (
         [str(context.output_of("data"))]
         if "data" in step.needs

@@ -7,10 +7,10 @@ reads and writes in the folder that all hosts see; the embedded engine needs the
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -107,7 +107,8 @@ class ClusterEtl:
             raise _named_here(error, paths, self.context) from None
         finally:
             listener.close()
-            self.head.transport.run(["rm", "-rf", str(self.work), str(self.building)])
+            with contextlib.suppress(HostProblem):  # the next attempt clears what is left
+                self.head.transport.run(["rm", "-rf", str(self.work), str(self.building)])
 
     def _places(self, paths: Sequence[str]) -> dict[str, Any]:
         return {
@@ -136,7 +137,7 @@ class ClusterEtl:
             "register_s": REGISTER_S,
         }
 
-    @contextmanager
+    @contextlib.contextmanager
     def _engine(self, listener: EtlListener) -> Iterator[SparkCluster | None]:
         """Spark for the length of a with block; None for the embedded engine."""
         if not self.on_spark:

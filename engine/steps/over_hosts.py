@@ -1,15 +1,19 @@
-"""What every step over the hosts of a cluster begins with: connect, and clear what was left."""
+"""What every step over the hosts of a cluster begins with: make them ready, connect, and clear what
+was left."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
-from engine import clusters
+from engine import clusters, host_jobs
 from engine import events as ev
+from engine.environments import lock_of
+from engine.errors import RunStopped
 from engine.plan import Step
 from engine.steps.context import Context
 from engine.work import run_of_job
@@ -19,6 +23,35 @@ from hosts.job import sweep_jobs
 from hosts.preflight import one_folder, same_folder
 from hosts.site import Site
 from hosts.transport import HostProblem
+
+TOLD_S = 0.3
+
+
+def make_hosts_ready(context: Context, step: Step) -> dict[str, int]:
+    """Complete the hosts of the cluster; how much was changed on each."""
+    there = (s.environment for s in context.plan.steps if s.host == context.cluster)
+    needed = {name for name in there if name}  # a program brings its own
+    last: dict[str, float] = {}
+
+    def report(host: str, phase: str, done: float, total: float) -> None:
+        if context.stop_level():
+            raise RunStopped("stopped on request")
+        if time.monotonic() - last.get(host, 0.0) < TOLD_S and done < total:
+            return
+        last[host] = time.monotonic()
+        phase = f"{host}: {phase}" if host else phase
+        context.emit(ev.StepProgressed, step=step.id, phase=phase, done=done, total=total, unit="")
+
+    sites = clusters.connect(context.cluster, without=context.without)
+    try:
+        outcomes = host_jobs.up(
+            context.cluster, [lock_of(name) for name in sorted(needed)], report, sites=sites
+        )
+    finally:
+        context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
+        clusters.leave(sites)
+    host_jobs.refuse(outcomes)
+    return {outcome.host: len(outcome.changed) for outcome in outcomes}
 
 
 def connect(context: Context) -> list[Site]:
@@ -68,9 +101,14 @@ def shared_place(cluster: str) -> PurePosixPath | None:
 
 def make_shared(sites: Sequence[Site], place: PurePosixPath) -> None:
     """Make aiok's part of the shared folder; HostError when not all hosts see the same one."""
-    bringup.keep(sites[0], place)
-    sites[0].transport.run(["mkdir", "-p", str(place)])
-    if problems := one_folder(sites, str(place)):
+
+    def make(head: Site) -> list[HostProblem]:
+        bringup.keep(head, place)
+        head.transport.run(["mkdir", "-p", str(place)])
+        return one_folder(sites, str(place))
+
+    (problems,) = at_each(sites[:1], make)
+    if problems:
         raise clusters.unreachable(problems)
 
 

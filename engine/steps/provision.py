@@ -1,4 +1,8 @@
-"""Make the host ready: the environments of the plan, by the same path everywhere."""
+"""Make the hosts ready: the environments of the plan, by the same path everywhere.
+
+A host of the cluster that does not answer is met as the fault policy says, as long as a step there
+is still to be done: what is whole needs no host.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import clusters, host_jobs
 from engine import events as ev
-from engine.environments import install_environment, lock_of, size_to_install
-from engine.errors import RunStopped
+from engine.environments import install_environment, size_to_install
 from engine.plan import Step
+from engine.recovery import with_policy
+from engine.steps import over_hosts
 from engine.steps.context import Context
 from hosts.inventory import LOCAL
-
-TOLD_S = 0.3
 
 
 def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
 
         def report(phase: str, done: float, total: float, name: str = name) -> None:
             nonlocal last
-            if time.monotonic() - last < TOLD_S and done < total:
+            if time.monotonic() - last < over_hosts.TOLD_S and done < total:
                 return
             last = time.monotonic()
             context.emit(
@@ -41,33 +43,8 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
         if fresh:
             seconds[name] = round(time.monotonic() - begun, 1)
     result: dict[str, Any] = {"installed": seconds, "environments": list(context.plan.environments)}
-    if context.cluster != LOCAL:
-        result["hosts"] = make_hosts_ready(context, step)
-    return result
-
-
-def make_hosts_ready(context: Context, step: Step) -> dict[str, int]:
-    """Complete the hosts of the cluster; how much was changed on each."""
-    there = (s.environment for s in context.plan.steps if s.host == context.cluster)
-    needed = {name for name in there if name}  # a program brings its own
-    last: dict[str, float] = {}
-
-    def report(host: str, phase: str, done: float, total: float) -> None:
-        if context.stop_level():
-            raise RunStopped("stopped on request")
-        if time.monotonic() - last.get(host, 0.0) < TOLD_S and done < total:
-            return
-        last[host] = time.monotonic()
-        phase = f"{host}: {phase}" if host else phase
-        context.emit(ev.StepProgressed, step=step.id, phase=phase, done=done, total=total, unit="")
-
-    sites = clusters.connect(context.cluster, without=context.without)
-    try:
-        outcomes = host_jobs.up(
-            context.cluster, [lock_of(name) for name in sorted(needed)], report, sites=sites
+    if any(s.host == context.cluster != LOCAL and not s.reuse for s in context.plan.steps):
+        result["hosts"] = with_policy(
+            context, step, lambda: over_hosts.make_hosts_ready(context, step), makes_ready=True
         )
-    finally:
-        context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
-        clusters.leave(sites)
-    host_jobs.refuse(outcomes)
-    return {outcome.host: len(outcome.changed) for outcome in outcomes}
+    return result

@@ -7,15 +7,17 @@ the head too, may be lost.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engine import clusters
 from engine.advisor.layout import ClusterHost, lay_out
 from engine.environments import lock_of
+from engine.errors import HostError, HostLost
 from engine.plan import Step
 from engine.steps import over_hosts
 from engine.steps.context import Context, StepListener
@@ -29,6 +31,7 @@ from hosts.transport import HostProblem
 from models import catalog, messages
 
 KEPT = 2  # checkpoints: the newest may be torn by a full disk
+LAST_FETCH_S = 10.0  # for checkpoints that are on their way when a host is lost
 PORTS = (29500, 29599)  # the ranks meet at one of them, on the head
 
 
@@ -120,6 +123,9 @@ class ClusterTraining:
                 sites, launch, listener, self.context.stop_level, log=str(logs / "output.log"),
                 fetch=lambda: folders.fetch_folder(self.head, self.place / "output", output),
             )  # fmt: skip
+        except HostLost:
+            listener.give_up()
+            raise
         finally:
             listener.close()
 
@@ -154,10 +160,12 @@ class ClusterListener(StepListener):
         super().__init__(context, step)
         self._sites, self._folder = sites, checkpoints
         self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="fetch checkpoints")
+        self._fetches: list[Future[None]] = []
 
     def message(self, message: messages.Message, rank: int) -> None:
         if isinstance(message, messages.Saved) and rank == 0:
-            self._fetcher.submit(self._fetch, PurePosixPath(message.path), message)
+            path = PurePosixPath(message.path)
+            self._fetches.append(self._fetcher.submit(self._fetch, path, message))
         else:
             super().message(message, rank)
 
@@ -172,6 +180,12 @@ class ClusterListener(StepListener):
         for old in sorted(self._folder.glob("step-*"))[:-KEPT]:
             remove_tree(old)
         super().message(message, 0)
+
+    def give_up(self) -> None:
+        """A host is lost: if it hangs, `close` would wait for it, so the connections are closed."""
+        wait(self._fetches, LAST_FETCH_S)
+        self._fetcher.shutdown(wait=False, cancel_futures=True)
+        clusters.leave(self._sites)
 
     def close(self) -> None:
         self._fetcher.shutdown(wait=True)
@@ -188,8 +202,11 @@ def train_over_hosts(
         training.clear()
         training.send(checkpoints)
         result = training.run(plain, checkpoints, output)
-        training.clear()
+        with contextlib.suppress(HostError):  # what a host keeps goes with `hosts down`
+            training.clear()
         return result
+    except HostProblem as problem:
+        raise clusters.unreachable([problem]) from None
     finally:
         context.usage(step).moved(sum(site.transport.moved_bytes for site in sites))
         clusters.leave(sites)

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from engine import api, clusters, recovery
+from engine import api, clusters, host_jobs, recovery
 from engine import events as ev
 from engine.clusters import Inventory, local_site
 from engine.errors import (
     AiokError,
     ExitCode,
+    HostAway,
     HostError,
     HostLost,
     InputError,
@@ -27,31 +28,39 @@ from engine.plan import Plan, PlannedValue, Step
 from engine.recovery import with_policy
 from engine.run import RunProcess, StopSignals
 from engine.state import RunState, RunStatus, fold
+from engine.steps import etl, over_hosts, provision
 from engine.steps.context import Context
 from engine.store import (
     EventLog,
     RunFolder,
+    cache_folder,
     create_run_folder,
     home,
+    make_folder,
     read_events,
     write_atomically,
 )
 from hosts import facts as host_facts
+from hosts.fake import FakeTransport
 from hosts.site import Site
-from hosts.transport import HostProblem
+from hosts.transport import Completed, HostProblem, NoAnswer, Refusal
 
-STEP = Step(id="train", kind="train", title="train")
+PROVISION = Step(id="provision", kind="provision", title="make ready")
+STEP = Step(id="train", kind="train", title="train", host="lab")
+REFUSAL = Refusal("h3", "its host key has changed: not connected")
 LOSS = HostLost("h2 was lost", why="silent", todo="aiok resume RUN", log="/the/log")
 
 
 class Lab:
     """A run on a cluster of three hosts that are only said to be there.
 
-    `absent` holds, for each look in turn, who does not answer; the last one stays.
+    `absent` holds, for each look in turn, who does not answer; the last one stays. `refusing` are
+    those that answer and refuse to work, as long as they answer.
     """
 
     def __init__(self, folder: Path, policy: str, restarts: int, cluster: str = "lab") -> None:
         self.absent: list[set[str]] = [set()]
+        self.refusing: set[str] = set()
         self.stop = 0
         self.made_ready = 0
         self.folder = RunFolder(folder)
@@ -62,7 +71,7 @@ class Lab:
             folder=self.folder, log=EventLog(self.folder.events), attempt=1, site=local_site(),
             code=folder, stop_level=lambda: self.stop,
             plan=Plan(
-                recipe="tiny", model="dlrm", steps=(STEP,), environments=(),
+                recipe="tiny", model="dlrm", steps=(PROVISION, STEP), environments=(),
                 values=tuple(PlannedValue(key=k, value=v, origin="") for k, v in values.items()),
                 facts={"localhost": facts, "h1": facts, "h2": facts, "h3": facts},
             ),
@@ -72,8 +81,11 @@ class Lab:
         self, wanted: Sequence[Any], _known: Inventory
     ) -> tuple[list[Site], list[HostProblem]]:
         now = self.absent.pop(0) if len(self.absent) > 1 else self.absent[0]
-        gone = [entry.name for entry in wanted if entry.name in now]
-        return [], [HostProblem(name, "no answer") for name in gone]
+        names = [entry.name for entry in wanted]
+        return [], [
+            *(NoAnswer(name, "no answer") for name in names if name in now),
+            *(REFUSAL for name in names if name in self.refusing - now),
+        ]
 
     def ready(self, _context: Context, _step: Step) -> None:
         self.made_ready += 1
@@ -100,7 +112,7 @@ def labs(aiok_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         lab = Lab(tmp_path / "run-1", policy, restarts, cluster)
         made.append(lab)
         monkeypatch.setattr(clusters, "reach", lab.reach)
-        monkeypatch.setattr(recovery.provision, "make_hosts_ready", lab.ready)
+        monkeypatch.setattr(over_hosts, "make_hosts_ready", lab.ready)
         monkeypatch.setattr(recovery, "LOOK_S", 0.1)
         return lab
 
@@ -188,7 +200,7 @@ def test_resume_remembers_who_was_left_out_and_says_so(
     (home() / "code" / "c0").mkdir(parents=True)
     write_atomically(folder.plan, replace(plan, code="c0").to_json())
     log = EventLog(folder.events)
-    steps = [{"id": STEP.id, "kind": STEP.kind, "title": STEP.title}]
+    steps = [{"id": s.id, "kind": s.kind, "title": s.title} for s in plan.steps]
     log.append(ev.RunCreated(t=1, run=folder.id, recipe="tiny", steps=steps))
     log.append(ev.RunStarted(t=2, pid=1, attempt=1))
     log.append(ev.WorkRestarted(t=3, step=STEP.id, attempt=2, without=["h2"]))
@@ -210,7 +222,7 @@ def test_resume_remembers_who_was_left_out_and_says_so(
     process.log.close()
     state = folder.state()
     assert state.without == ["h2", "h3"]
-    assert state.steps[STEP.id].notes == [
+    assert state.steps[PROVISION.id].notes == [
         ("info", "without h2, as before; all work again with --all-hosts")
     ]
 
@@ -255,6 +267,133 @@ def test_what_a_host_says_is_no_loss(labs: Labs, told: AiokError) -> None:
     with pytest.raises(type(told)):
         with_policy(lab.context, STEP, failing(1, told))
     assert lab.events() == []
+
+
+@pytest.mark.parametrize("policy", ["wait", "shrink"])
+def test_a_short_outage_is_a_loss_though_all_hosts_answer_again(labs: Labs, policy: str) -> None:
+    lab = labs(policy)
+    away = clusters.unreachable([NoAnswer("h2", "the connection was lost")])
+    assert with_policy(lab.context, STEP, failing(1, away)) == {"begun": 2}
+    (lost,) = lab.told(ev.WorkLost)
+    assert (lost.what, lost.hosts) == ("h2: the connection was lost", [])
+    assert list(lab.context.cluster_hosts()) == ["h1", "h2", "h3"]
+    assert lab.told(ev.HostsAwaited) == []
+
+
+def test_only_hosts_that_gave_no_answer_are_away() -> None:
+    full, gone = HostProblem("h1", "its disk is full"), NoAnswer("h2", "no answer")
+    assert type(clusters.unreachable([full])) is HostError
+    assert type(clusters.unreachable([full, REFUSAL])) is HostError
+    assert type(clusters.unreachable([full, gone])) is HostAway
+    told = host_jobs.told([host_jobs.Outcome("h2", problem=gone)])
+    assert (type(told), told.what) == (HostAway, "h2: no answer")
+
+
+def test_a_host_without_a_python_refuses_to_work(labs: Labs) -> None:
+    labs("wait")
+    fake = FakeTransport("h1")
+    for python in clusters.PYTHONS[1:]:
+        fake.answer(python, Completed(0, f"{python} cpython 3 9\n", ""))
+    with pytest.raises(Refusal, match=r"no CPython 3\.11"):
+        clusters.find_python(clusters.inventory().entry("h1"), fake)
+
+
+@pytest.mark.parametrize("policy", ["wait", "shrink"])
+@pytest.mark.parametrize("absent", [[set()], [{"h2"}]])
+def test_a_host_that_refuses_ends_the_run_and_is_never_left_out(
+    labs: Labs, policy: str, absent: list[set[str]]
+) -> None:
+    """Whatever else is lost."""
+    lab = labs(policy)
+    lab.absent, lab.refusing = absent, {"h3"}
+    with pytest.raises(HostError, match="h3: its host key has changed") as caught:
+        with_policy(lab.context, STEP, failing(1))
+    assert caught.value.exit_code is ExitCode.ENVIRONMENT
+    assert lab.context.without == ()
+    assert lab.told(ev.WorkRestarted) == []
+
+
+def test_a_host_that_comes_back_with_another_key_is_waited_for_no_longer(labs: Labs) -> None:
+    lab = labs("wait")
+    lab.absent, lab.refusing = [{"h3"}, {"h3"}, set()], {"h3"}
+    with pytest.raises(HostError, match="h3: its host key has changed"):
+        with_policy(lab.context, STEP, failing(1))
+    assert [awaited.hosts for awaited in lab.told(ev.HostsAwaited)] == [["h3"]]
+    assert lab.told(ev.WorkRestarted) == []
+
+
+def provisioned(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The first step of a resumed run while h2 is down."""
+    lab.absent = [{"h2"}, {"h2"}, set()]
+    tried: list[tuple[str, ...]] = []
+
+    def make_ready(context: Context, _step: Step) -> dict[str, int]:
+        tried.append(context.without)
+        if len(tried) == 1:
+            raise clusters.unreachable([NoAnswer("h2", "no answer")])
+        return dict.fromkeys(context.cluster_hosts(), 0)
+
+    monkeypatch.setattr(over_hosts, "make_hosts_ready", make_ready)
+    try:
+        return provision.run(lab.context, PROVISION, lab.folder.path)
+    finally:
+        assert len(tried) <= 2  # the work makes ready itself: once an attempt
+
+
+@pytest.mark.parametrize(
+    ("policy", "hosts"), [("wait", ["h1", "h2", "h3"]), ("shrink", ["h1", "h3"])]
+)
+def test_a_host_that_is_down_at_a_resume_is_met_as_the_policy_says(
+    labs: Labs, monkeypatch: pytest.MonkeyPatch, policy: str, hosts: list[str]
+) -> None:
+    lab = labs(policy)
+    lab.context.log.append(loss_at(40))  # of the attempt before: not lost now
+    assert list(provisioned(lab, monkeypatch)["hosts"]) == hosts
+    (lost,) = lab.told(ev.WorkLost)
+    assert (lost.step, lost.hosts, lost.steps_lost) == ("provision", ["h2"], 0)
+    assert len(lab.told(ev.HostsAwaited)) == (policy == "wait")
+
+
+def test_a_host_that_is_down_at_a_resume_ends_the_run_under_stop(
+    labs: Labs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(HostError, match="h2: no answer"):
+        provisioned(labs("stop"), monkeypatch)
+
+
+def test_hosts_on_which_nothing_is_left_to_do_are_not_asked(
+    labs: Labs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = labs("stop")
+    done = replace(STEP, identity="train-0")
+    made = make_folder(cache_folder() / "train-0")
+    for name in ("files.json", "result.json"):
+        write_atomically(made / name, "{}")
+    lab.context.plan = replace(lab.context.plan, steps=(PROVISION, done))
+    assert "hosts" not in provisioned(lab, monkeypatch)
+
+
+def test_data_are_prepared_anew_after_a_loss(
+    labs: Labs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing of the lost attempt is in the output."""
+    lab = labs("shrink")
+    lab.absent = [{"h1"}]
+    output = tmp_path / "output"
+    output.mkdir()
+
+    def prepare(context: Context, _step: Step, _plain: object, output: Path) -> dict[str, Any]:
+        (output / f"attempt-{context.attempt}").touch()
+        if context.attempt == 1:
+            raise HostLost("h1 was lost")
+        return {"rows": 1}
+
+    monkeypatch.setattr(etl, "etl_over_hosts", prepare)
+    settings = {"split": {}, "settings": {}}
+    step = Step(id="etl", kind="etl", title="prepare", host="lab", settings=settings)
+    assert etl.run(lab.context, step, output) == {"rows": 1}
+    assert [path.name for path in output.iterdir()] == ["attempt-2"]
+    assert lab.context.without == ("h1",)
 
 
 def test_a_host_that_is_away_at_the_start_is_waited_for(labs: Labs) -> None:

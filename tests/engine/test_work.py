@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -15,10 +15,12 @@ import pytest
 from engine import work
 from engine.clusters import local_site
 from engine.code import deploy
-from engine.errors import AiokError, HostLost, InputError, RunStopped, StepFailed
+from engine.errors import AiokError, HostAway, HostLost, InputError, RunStopped, StepFailed
 from engine.work import Launch, Listener, run_worker
 from hosts import agent
-from hosts.transport import clean
+from hosts.fake import FakeTransport
+from hosts.site import Site
+from hosts.transport import NoAnswer, clean
 from models.messages import Message, Note
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,16 @@ def start(script: str, ranks: int = 1, recorder: Recorder | None = None, **optio
 
 
 pytestmark = pytest.mark.usefixtures("aiok_home")
+
+
+def test_a_host_that_is_lost_before_the_start_may_answer_later() -> None:
+    h1 = FakeTransport("h1")
+    h1.answer("", NoAnswer("h1", "the connection was lost"))
+    site = Site(name="h1", transport=h1, home=PurePosixPath("/a"), python="python3", address="")
+    launch = Launch(job="work.x", code="c0", argv=["true"])
+    with pytest.raises(HostAway, match="h1: the connection was lost") as caught:
+        run_worker([site], launch, Recorder(), log="/the/log")
+    assert caught.value.log == "/the/log"
 
 
 def test_a_result_and_a_done_of_every_rank_is_success() -> None:

@@ -13,7 +13,7 @@ from hosts.fake import FakeTransport
 from hosts.job import Frame, JobSpec
 from hosts.site import Site
 from hosts.spark import SparkCluster, SparkHost, SparkPlan, Watcher, _Daemon
-from hosts.transport import HostProblem
+from hosts.transport import HostProblem, NoAnswer
 
 UNRELATED = "26/11/25 WARN Proxy: Authentication failed for user bob\n"
 REFUSED = "26/11/25 WARN Worker: Failed to connect to master 10.0.0.1:29600\n"
@@ -86,6 +86,20 @@ def test_other_troubles_are_no_matter_of_the_secret(
     problem = worker(monkeypatch, *frames).problem("did not register with the master")
     assert "secret" not in problem.todo
     assert "spark-worker-h2.log" in problem.todo
+
+
+def test_a_worker_is_away_when_its_host_is_silent_not_when_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = worker(monkeypatch, Frame("end", {"code": 1}))
+    silent = worker(monkeypatch)
+    for daemon in (ended, silent):
+        monkeypatch.setattr(daemon.group, "silent", lambda: {"h2": PLAN.grace_s + 1})
+        daemon.poll()
+    assert type(ended.problem("did not start")) is HostProblem
+    away = silent.problem("did not start")
+    assert isinstance(away, NoAnswer)
+    assert away.why == "nothing was heard from it for 6 s"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from engine.clusters import TypedOnce
 from hosts.inventory import HostEntry
 from hosts.ssh import SshTransport, scan_host_key
 from hosts.testbed import PASSWORD, Testbed
-from hosts.transport import Completed, HostProblem
+from hosts.transport import Completed, HostProblem, NoAnswer, Refusal
 from tests.testbed import Testbeds, entry_of, ssh_to
 
 PHRASE = "only for this test"
@@ -68,6 +68,7 @@ def test_a_changed_key_is_a_hard_stop_that_names_both(testbeds: Testbeds, tmp_pa
     with pytest.raises(HostProblem) as caught:
         scan_host_key(entry, pinned)
     for problem in (problem_of(SshTransport(entry, pinned)), caught.value):
+        assert isinstance(problem, Refusal)
         assert problem.what == "its host key has changed: not connected"
         assert problem.why == f"pinned {fingerprint}, now {key_of(testbed, 'h1')}"
         assert "aiok hosts remove h1" in problem.todo
@@ -229,6 +230,7 @@ def test_the_network_has_its_sentences(testbeds: Testbeds) -> None:
     address = testbed.layout.address("h1")
     away = f"{testbed.layout.net}.250"
     refused = problem_of(ssh_to(testbed, "h1", port=2299))
+    assert isinstance(refused, NoAnswer)  # it may be booting
     assert refused.what == f"{address} port 2299 refuses connections"
     assert "port in the inventory" in refused.todo
     assert problem_of(ssh_to(testbed, "h1", address=away)).what == (
@@ -253,11 +255,32 @@ def test_the_network_has_its_sentences(testbeds: Testbeds) -> None:
 def test_a_connection_that_ends_in_the_middle_is_told_at_once(testbeds: Testbeds) -> None:
     with ssh_to(testbeds(3), "h1") as host:
         began = time.monotonic()
-        with pytest.raises(HostProblem, match="the connection was lost"):
+        with pytest.raises(NoAnswer, match="the connection was lost"):
             # the parent of the command server is the sshd of this connection
             host.run(["sh", "-c", "kill -9 $(cut -d' ' -f4 /proc/$PPID/stat); sleep 30"])
         assert time.monotonic() - began < 20
         assert host.run(["hostname"]).stdout == "h1\n"
+
+
+# paramiko's own thread, which asks ahead, meets the end, too
+@pytest.mark.filterwarnings(
+    "ignore:.*_prefetch_thread:pytest.PytestUnhandledThreadExceptionWarning"
+)
+def test_a_connection_that_ends_in_a_copy_may_answer_later_a_missing_file_not(
+    testbeds: Testbeds, tmp_path: Path
+) -> None:
+    with ssh_to(testbeds(3), "h1") as host:
+        kill = 'sleep 0.5; kill -9 $(cut -d" " -f4 /proc/$1/stat)'
+        script = f"truncate -s 2G big; sh -c '{kill}' sh $PPID >/dev/null 2>&1 &"
+        host.run(["sh", "-c", script])
+        with pytest.raises(NoAnswer, match="cannot copy big"):
+            host.get("big", tmp_path / "big")
+        assert list(tmp_path.iterdir()) == []
+        host.close()
+        host.run(["rm", "big"])
+        with pytest.raises(HostProblem, match="cannot copy big") as caught:
+            host.get("big", tmp_path / "big")
+        assert not isinstance(caught.value, NoAnswer)
 
 
 # --- commands that go wrong -----------------------------------------------------------------------
