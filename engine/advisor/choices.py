@@ -41,7 +41,10 @@ def finish(job: Job, spec: ModelSpec) -> list[PlannedValue]:
         advised = model_settings.advised(job, spec, settings)
         finished = {**settings, **{name: value.value for name, value in advised.items()}}
         said = model_settings.reasons(job, spec, finished)
-    chosen, why = advise(job, spec, finished), _reasons(job, spec)
+    # Steps that a smaller batch adds are no work that a second rank shares: it was measured to pay
+    # by the profile's own batch (bench advice).
+    priced = {name: settings[name] if name == "batch_size" else finished[name] for name in settings}
+    chosen, why = advise(job, spec, priced), _reasons(job, spec)
     found = []
     for key, value in flatten(job.recipe.model_dump()).items():
         if key.startswith("model.settings"):

@@ -12,8 +12,13 @@ import pytest
 
 from engine import api, estimates
 from engine.advisor.data_reasons import TYPICAL_AUC, auc_noise
+from engine.advisor.estimate import training_s
+from engine.advisor.job import Job
 from engine.learned import Learned, Record
 from engine.plan import Plan, PlannedValue
+from engine.recipe import Recipe
+from models.dlrm.spec import SPEC
+from models.settings import resolve
 
 RECIPE = """
 dataset: {format: criteo, generate: {rows: %d}}
@@ -112,6 +117,24 @@ def test_rates_stay_with_a_batch_of_the_users_own(aiok_home: Path, tmp_path: Pat
     assert same.value == other.value == 0.1
     assert same.reason == "no change: sgd, with the batch that stock has it for"
     assert "for batches of 128; with 1,024 sgd usually wants 8 times as much" in other.reason
+
+
+def test_a_smaller_batch_of_the_advisors_adds_no_rank(
+    aiok_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = replace(api.host_facts(), physical_cores=4, cores=[0, 1, 2, 3])
+    monkeypatch.setattr(api, "host_facts", lambda: facts)
+    work_s = {}
+    for batch in (512, 1024):
+        settings, _ = resolve(SPEC.settings, SPEC.profiles["optimized"], {"batch_size": batch})
+        job = Job(name="j", recipe=Recipe.model_validate(
+            {"dataset": {"format": "criteo", "generate": {"rows": 82_000}}}), origins={},
+            facts=facts, files=(), missing_gib={})  # fmt: skip
+        work_s[batch] = training_s(job, SPEC, settings)
+    assert work_s[1024] < 1.0 < work_s[512]  # the case that decides
+    plan = planned(tmp_path, rows=82_000)
+    assert setting(plan, "batch_size").value == 512
+    assert value(plan, "train.ranks").value == 1
 
 
 def test_a_short_training_takes_one_rank(
