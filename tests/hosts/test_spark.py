@@ -55,7 +55,7 @@ def test_a_master_tells_its_port_and_takes_the_next_one_when_the_first_is_taken(
     monkeypatch.setattr(daemon.group, "poll", lambda _timeout_s: [("h2", Frame("output", lines))])
     monkeypatch.setattr(daemon.group, "silent", dict)
     daemon.start(spark.DAEMON_SETTINGS, spark.MASTER_PORTS)
-    daemon.poll()
+    daemon.poll(Watcher())
     assert "--port 29600 --webui-port 0" in " ".join(started[0].argv)
     assert written["spark.port.maxRetries"] == "19"
     assert (daemon.ready, daemon.address) == (True, "spark://10.0.0.2:29601")
@@ -95,7 +95,7 @@ def test_a_worker_is_away_when_its_host_is_silent_not_when_it_has_ended(
     silent = worker(monkeypatch)
     for daemon in (ended, silent):
         monkeypatch.setattr(daemon.group, "silent", lambda: {"h2": PLAN.grace_s + 1})
-        daemon.poll()
+        daemon.poll(Watcher())
     assert type(ended.problem("did not start")) is HostProblem
     away = silent.problem("did not start")
     assert isinstance(away, NoAnswer)
