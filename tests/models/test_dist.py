@@ -150,14 +150,15 @@ try:
     with dist.joined(2, sys.argv[1]) as ranks:
         value = torch.tensor([float(sys.argv[2])])
         ranks.sum(value)
-        print(value.item())
+        print(value.item(), flush=True)
+        sys.stdin.read()
 except ContactLost as error:
-    print(f"{error.what} {error.why}")
+    print(error.what, error.why, flush=True)
 """
 
 
 def test_ranks_of_two_jobs_at_one_port_are_never_mixed() -> None:
-    """Both start in the same second, and only one of them can have the port."""
+    """They start in the same second, and only one of them can have the port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -165,11 +166,13 @@ def test_ranks_of_two_jobs_at_one_port_are_never_mixed() -> None:
         (job, rank): subprocess.Popen(
             [sys.executable, "-c", MEET, f"tcp://127.0.0.1:{port}", str(number)],
             env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", dist.JOB_VARIABLE: job},
-            stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for rank in (0, 1) for job, number in (("a.train.1", 1), ("b.train.1", 10))
     }  # fmt: skip
-    said = {key: rank.communicate(timeout=60)[0].strip() for key, rank in ranks.items()}
+    said = {key: rank.stdout.readline().strip() for key, rank in ranks.items() if rank.stdout}
+    for rank in ranks.values():  # those that met have kept the port until the others came
+        rank.communicate(timeout=60)
     winner, loser = ("a.train.1", "b.train.1") if said["a.train.1", 0][0].isdigit() else (
         "b.train.1", "a.train.1")  # fmt: skip
     both = {"a.train.1": "2.0", "b.train.1": "20.0"}[winner]
