@@ -78,7 +78,7 @@ def test_what_the_user_says_of_the_budget_stays(tmp_path: Path) -> None:
         assert budget(planned(tmp_path, search))[0].value is None
     kept = planned(tmp_path, "trials: 7, parallel: 3", "goal.minutes=1")
     assert [(value.value, value.origin) for value in budget(kept)] == [
-        (7, "recipe"), (None, "built-in"), (3, "recipe")
+        (7, "recipe"), (1.0, "advisor"), (3, "recipe")
     ]  # fmt: skip
 
 
