@@ -22,6 +22,7 @@ from engine.clusters import Inventory
 from engine.processes import processes_of
 from engine.state import RunStatus
 from engine.steps.train_over_hosts import PORTS
+from engine.store import lock_holder, open_run_folder
 from hosts.testbed import Testbed
 from tests.e2e.conftest import Home, new_home, wait_for
 from tests.testbed import Testbeds, open_ports
@@ -339,6 +340,27 @@ def test_shrink_goes_on_without_the_crashed_head(lab: Lab, monkeypatch: pytest.M
     events = ended_well(lab, run, attempts=2)
     assert one(events, ev.WorkLost).hosts == ["h1"]
     assert one(events, ev.WorkRestarted).without == ["h1"]
+
+
+def test_shrink_resumes_a_killed_run_without_the_host_that_is_down(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOK_HOME", str(lab.home.path))
+    run = struck_run(lab, lambda: lab.testbed.cut("h3"), "faults.policy=shrink")
+    try:
+        pid = lock_holder(open_run_folder(run).lock)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert api.wait_for_end(run, 30).status is RunStatus.LOST
+        api.resume(run)
+        state = api.wait_for_end(run, 150)
+    finally:
+        lab.testbed.heal("h3")
+    assert state.status is RunStatus.DONE, state.problem
+    events = ended_well(lab, run, attempts=3)  # the second met the host, making ready
+    lost = one(events, ev.WorkLost)
+    assert (lost.step, lost.hosts, lost.steps_lost) == ("provision", ["h3"], 0)
+    assert one(events, ev.WorkRestarted).without == ["h3"]
 
 
 def test_a_waiting_run_can_be_stopped(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,9 +214,9 @@ def assert_all_is_counted(lab: Lab, state: RunState) -> None:
     assert planned["network_gib"] >= data / 2**30
 
 
-def struck_run(lab: Lab, strike: Callable[[str], None]) -> tuple[str, float]:
+def struck_run(lab: Lab, strike: Callable[[str], object], *settings: str) -> tuple[str, float]:
     """A run that is struck while Spark's tasks read the data, and when that was."""
-    run = lab.start(*ON_SPARK)
+    run = lab.start(*ON_SPARK, *settings)
     wait_for(run, lambda e: isinstance(e, ev.StepProgressed) and e.phase == "read", RUN_S)
     struck = time.time()
     strike(run)
@@ -275,6 +275,22 @@ def test_a_killed_run_process_takes_spark_with_it_and_resume_prepares_the_same(l
     api.resume(run)
     state = ended(run)
     assert state.steps["etl"].starts == 2
+    assert_same(lab.reference, made_by(state, "etl"))
+    for host in HOSTS:
+        lab.bare(host)
+
+
+def test_wait_prepares_the_same_when_the_crashed_head_is_back(lab: Lab) -> None:
+    """It had the driver and the master: nothing of Spark could survive that."""
+    try:
+        run, _ = struck_run(lab, lambda _run: lab.testbed.crash("h1"), "faults.policy=wait")
+        wait_for(run, lambda event: isinstance(event, ev.HostsAwaited), 60)
+    finally:
+        lab.testbed.boot("h1")
+    state = ended(run)
+    assert (state.attempt, state.steps["etl"].starts) == (2, 1)
+    (lost,) = state.losses
+    assert (lost.step, lost.hosts, lost.policy) == ("etl", ["h1"], "wait")
     assert_same(lab.reference, made_by(state, "etl"))
     for host in HOSTS:
         lab.bare(host)
