@@ -20,6 +20,7 @@ from hosts.inventory import LOCAL
 from hosts.transport import HostProblem, Refusal
 
 LOOK_S = 3.0  # between two looks whether a host is back
+REFUSED_S = 60.0  # that one which is waited for may refuse: while it boots it lets nobody in
 Work = Callable[[], dict[str, Any]]
 
 
@@ -94,7 +95,7 @@ def _tell_loss(
 
 def _wait_for(context: Context, step: Step, absent: Sequence[HostProblem]) -> None:
     """Until all hosts answer; each change of what keeps them away is told."""
-    told = ""
+    told, refused_since = "", 0.0
     while absent:
         why = "\n".join(clusters.sentence(problem) for problem in absent)
         if why != told:
@@ -106,7 +107,12 @@ def _wait_for(context: Context, step: Step, absent: Sequence[HostProblem]) -> No
             if context.stop_level():
                 raise RunStopped("stopped on request")
             time.sleep(0.1)
-        absent = absent_hosts(context)
+        try:
+            absent, refused_since = absent_hosts(context), 0.0
+        except HostError:
+            refused_since = refused_since or time.monotonic()
+            if time.monotonic() - refused_since >= REFUSED_S:
+                raise
 
 
 def _leave_out(context: Context, absent: Sequence[HostProblem], loss: AiokError) -> None:

@@ -313,13 +313,32 @@ def test_a_host_that_refuses_ends_the_run_and_is_never_left_out(
     assert lab.told(ev.WorkRestarted) == []
 
 
-def test_a_host_that_comes_back_with_another_key_is_waited_for_no_longer(labs: Labs) -> None:
+def test_a_host_that_comes_back_with_another_key_is_waited_for_no_longer(
+    labs: Labs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab = labs("wait")
+    monkeypatch.setattr(recovery, "REFUSED_S", 0.0)
     lab.absent, lab.refusing = [{"h3"}, {"h3"}, set()], {"h3"}
     with pytest.raises(HostError, match="h3: its host key has changed"):
         with_policy(lab.context, STEP, failing(1))
     assert [awaited.hosts for awaited in lab.told(ev.HostsAwaited)] == [["h3"]]
     assert lab.told(ev.WorkRestarted) == []
+
+
+def test_a_host_that_boots_may_refuse_at_first(labs: Labs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lets nobody in until it is up."""
+    lab = labs("wait")
+    refuses = iter([False, False, True, True, False])
+
+    def booting(wanted: Sequence[Any], known: Inventory) -> tuple[list[Site], list[HostProblem]]:
+        lab.refusing = {"h3"} if next(refuses) else set()
+        return lab.reach(wanted, known)
+
+    monkeypatch.setattr(clusters, "reach", booting)
+    lab.absent = [{"h3"}, {"h3"}, set()]
+    assert with_policy(lab.context, STEP, failing(1)) == {"begun": 2}
+    assert next(refuses, None) is None
+    assert len(lab.told(ev.WorkRestarted)) == 1
 
 
 def provisioned(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
