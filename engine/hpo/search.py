@@ -157,7 +157,8 @@ class Search:
         chosen += [("start", assignment) for assignment in self._study.start]
         known_trials = self._earlier()
         best = findings(self._study, known_trials).chosen  # its weights are not of this search
-        if best is not None and all(best.assignment != one for _, one in chosen):
+        has_room = len(chosen) < (self._study.budget.trials or math.inf)
+        if best is not None and has_room and all(best.assignment != one for _, one in chosen):
             chosen.append(("start", best.assignment))
         for number, (origin, assignment) in enumerate(chosen):
             self._queue(number, assignment, origin)

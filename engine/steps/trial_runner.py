@@ -108,6 +108,12 @@ class TrialListener(StepListener):
         elif isinstance(message, messages.Note):
             self.output(f"{message.level}: {message.text}\n")
 
+    def sample(self, host: str, sample: Mapping[str, Any]) -> None:
+        """Trials side by side add up; those of a slot take its place one after the other."""
+        slot = ",".join(map(str, self._lease.slot.cores))
+        self._context.usage(self._step).sample(host, sample, slot)
+        self.keep(host, sample)
+
 
 class TrialRunner:
     """The Runner of a search step."""

@@ -399,6 +399,9 @@ def test_trials_of_earlier_searches_are_learnt_from_and_not_counted() -> None:
     # The best that was known is trained here, too: the search never ends with less than that.
     assert (trials[1].origin, trials[1].assignment) == ("start", {"x": 0.31})
     assert best.values["accuracy"] >= accuracy({"x": 0.31})
+    _, journal_of_one, _ = search(earlier=lambda: known, study=study(budget=Budget(trials=1)))
+    origins = [trial.origin for trial in journal_of_one.state().trials.values()]
+    assert origins == ["default", "warm", "warm"]
     resumed = Drawn()
     gone = pytest.fail  # the earlier searches may have been removed since
     make(World(random.Random(0)), journal, optimizer=resumed, earlier=gone).run()

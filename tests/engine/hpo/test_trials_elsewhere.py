@@ -6,6 +6,7 @@ The other hosts are folders of this machine, reached through the interface of an
 from __future__ import annotations
 
 import json
+import queue
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,7 +30,7 @@ from engine.plan import read_plan
 from engine.steps import over_hosts
 from engine.steps import search as search_step
 from engine.steps.context import Context
-from engine.steps.trial_runner import TrialRunner
+from engine.steps.trial_runner import TrialListener, TrialRunner
 from engine.steps.trial_training import TrialTraining
 from engine.store import EventLog, home, read_events
 from hosts.local import LocalTransport
@@ -175,3 +176,16 @@ def test_what_a_host_had_finished_is_fetched_by_the_next_engine(
     assert found is not None
     assert (found.state, found.values["auc"]) == (TrialState.FINISHED, 0.75)
     assert (files.home.output / "model.json").read_text() == "{}"
+
+
+def test_memory_of_trials_side_by_side_adds_up_and_that_of_a_slot_does_not(
+    context: Context, tmp_path: Path
+) -> None:
+    step = context.plan.step("search")
+    for number, core, gib in ((0, 0, 1.0), (1, 1, 2.0), (2, 0, 1.5)):
+        slot = Slot(host="localhost", cores=(core,))
+        lease = Lease(number=number, token=number + 1, assignment={}, slot=slot)
+        listener = TrialListener(context, step, lease, tmp_path / "trial.log", queue.Queue())
+        listener.sample("localhost", {"t": float(number), "job_memory_gib": gib})
+        listener.close()
+    assert context.usage(step).actual(60.0, {}, tmp_path / "none")["memory_gib"] == 3.5
