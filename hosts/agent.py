@@ -368,19 +368,26 @@ def start(folder):  # type: (str) -> int
             os._exit(0)
         os.close(read_end)
         os.close(write_end)
+        try:
+            sign(folder)
+        except OSError as error:
+            sys.stderr.write("%s: %s\n" % (error.filename or folder, error.strerror))
+            sys.stderr.flush()
+            os._exit(1)
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
-        sign(folder)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         Supervisor(folder).run()
         os._exit(0)
     os.close(write_end)
     os.wait()
-    pid_text = os.read(read_end, 32).decode()
+    pid = int(os.read(read_end, 32))
     while not os.path.exists(os.path.join(folder, "supervisor.pid")):
+        if start_time(pid) is None:  # it has said why
+            return 1
         time.sleep(0.01)
-    print(json.dumps({"pid": int(pid_text)}))
+    print(json.dumps({"pid": pid}))
     return 0
 
 

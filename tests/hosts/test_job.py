@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -151,6 +152,26 @@ def test_a_supervisor_signs_at_one_stroke(tmp_path: Path, monkeypatch: pytest.Mo
     agent.sign(str(tmp_path))
     assert agent.supervisor_of(str(tmp_path)) == os.getpid()
     assert [path.name for path in tmp_path.iterdir()] == [signed.name]
+
+
+def test_a_supervisor_that_cannot_sign_is_told_at_once(tmp_path: Path) -> None:
+    """On a full disk nobody waits for its name."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)]
+    subprocess.run(mount, check=True)
+    try:
+        (tmp_path / "messages").mkdir()
+        (tmp_path / "heartbeat").touch()
+        with pytest.raises(OSError), (tmp_path / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(512))
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(AGENT), "start", str(tmp_path)],
+            capture_output=True, text=True, timeout=LIMIT_S,
+        )  # fmt: skip
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No space left on device" in done.stderr
 
 
 def test_a_cut_channel_is_taken_up_where_it_ended(jobs: Callable[..., Job]) -> None:
