@@ -280,9 +280,8 @@ class SparkCluster:
         return {
             "spark.driver.host": head.address,
             "spark.driver.bindAddress": head.address,
-            "spark.driver.port": str(
-                DRIVER_PORTS[0]
-            ),  # like all: the first from there that is free
+            # as for all: the first from there that is free
+            "spark.driver.port": str(DRIVER_PORTS[0]),
             "spark.blockManager.port": str(BLOCK_PORTS[0]),
             "spark.port.maxRetries": str(BLOCK_PORTS[1] - BLOCK_PORTS[0]),
             "spark.executor.memory": f"{self.plan.executor_mib}m",
