@@ -138,22 +138,21 @@ def _batch(job: Job, spec: ModelSpec, settings: Mapping[str, Any]) -> tuple[int,
     rare = _rare_part(job)
     if rare is None:
         return batch, "no change: how many ids are rare is not known before the ETL"
-    many = f"{100 * rare:.0f} % of the ids are seen once"
-    if rare < TAIL:
-        why = f"no change: {many}; smaller batches were measured to help from {100 * TAIL:.0f} % on"
-        return batch, "; ".join(filter(None, (why, about_skew(job))))
     chosen = batch
-    while chosen > least and rows / chosen < steps:
+    while rare >= TAIL and chosen > least and rows / chosen < steps:
         chosen //= 2
-    if chosen == batch:
-        enough = f"{rows // batch:,} steps an epoch are enough for them"
-        if batch <= least:
-            enough = f"no smaller batch than {least} was measured to help"
-        return batch, "; ".join(filter(None, (f"no change: {many}; {enough}", about_skew(job))))
-    why = (
-        f"{many}: {rows // chosen:,} steps an epoch instead of {rows // batch:,}, in which rare "
-        "ids learn more"
-    )
+    why = f"{100 * rare:.0f} % of the ids are seen once"
+    if rare < TAIL:
+        why = f"no change: {why}; smaller batches were measured to help from {100 * TAIL:.0f} % on"
+    elif chosen < batch:
+        why += (
+            f": {rows // chosen:,} steps an epoch instead of {rows // batch:,}, in which rare "
+            "ids learn more"
+        )
+    elif batch <= least:
+        why = f"no change: {why}; no smaller batch than {least} was measured to help"
+    else:
+        why = f"no change: {why}; {rows // batch:,} steps an epoch are enough for them"
     return chosen, "; ".join(filter(None, (why, about_skew(job))))
 
 

@@ -87,8 +87,7 @@ def memory_of_trial(step: Step) -> float:
 def hosts_for_trials(hosts: Sequence[ClusterHost], step: Step) -> list[ClusterHost]:
     """The hosts that take a trial of a planned search, each with as many slots as it takes; all of
     them as they are where none does."""
-    program = step.settings.get("program")
-    each = int(program.get("resources", {}).get("cores", 1)) if program else 1
-    gib = memory_of_trial(step)
+    settings, gib = step.settings, memory_of_trial(step)
+    each = registry.planned(settings).program.resources.cores if "program" in settings else 1
     found = [(host, trials_at(host, each, gib)) for host in hosts]
     return [replace(host, slots=count) for host, count in found if count] or list(hosts)

@@ -101,6 +101,7 @@ class StepListener(Listener):
         self._silent_told: dict[str, float] = {}
         self._paces, self._last_pace = RankPaces(), time.monotonic()
         self.rank_hosts: Sequence[str] = ()  # by rank; all on this machine where it is empty
+        self.job = ""  # of the step's on a host, where several run side by side
 
     def output(self, text: str) -> None:
         self._log.write(text)
@@ -116,7 +117,7 @@ class StepListener(Listener):
         self._log.close()
 
     def sample(self, host: str, sample: Mapping[str, Any]) -> None:
-        self._context.usage(self._step).sample(host, sample)
+        self._context.usage(self._step).sample(host, sample, self.job)
         self.keep(host, sample)
 
     def keep(self, host: str, sample: Mapping[str, Any]) -> None:

@@ -98,6 +98,8 @@ class TrialListener(StepListener):
     ) -> None:
         super().__init__(context, step, log)
         self._lease, self._words = lease, words
+        # Trials side by side add up; those of a slot take its place one after the other.
+        self.job = ",".join(map(str, lease.slot.cores))
 
     def message(self, message: messages.Message, rank: int) -> None:
         lease = self._lease
@@ -107,12 +109,6 @@ class TrialListener(StepListener):
             self._words.put(Heard(lease.number, lease.token, message.name, at, message.value))
         elif isinstance(message, messages.Note):
             self.output(f"{message.level}: {message.text}\n")
-
-    def sample(self, host: str, sample: Mapping[str, Any]) -> None:
-        """Trials side by side add up; those of a slot take its place one after the other."""
-        slot = ",".join(map(str, self._lease.slot.cores))
-        self._context.usage(self._step).sample(host, sample, slot)
-        self.keep(host, sample)
 
 
 class TrialRunner:
