@@ -59,7 +59,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KILLS, ENGINE_KILLS, TRIALS, SLOTS, SEED = 500, 25, 400, 32, 20261125
 LIMIT_S, BURST = 1500.0, 4
 HOSTS, NET, PREFIX = 3, "10.201.23", "aioksf"
-HOST_KILLS, HOST_ENGINE_KILLS, HOST_TRIALS, HOST_SLOTS = 100, 8, 240, 6
+HOST_KILLS, HOST_ENGINE_KILLS, HOST_TRIALS, HOST_SLOTS = 500, 25, 400, 32
 LEDGER = Path("etl-fake", "ended")  # in the cache: what the fake training brought to its end
 Fault = tuple[int, Callable[[], object]]
 """What happens beside the kills, after so many of them."""
@@ -283,7 +283,7 @@ def absent_from(testbed: Testbed) -> list[str]:
 
 
 def hosts() -> list[dict[str, Any]]:
-    """100 kills, 8 of them of the engine, while each of three hosts crashes and comes back."""
+    """500 kills, 25 of them of the engine, while each of three hosts crashes and comes back."""
     dice = random.Random(SEED)
     with tempfile.TemporaryDirectory(prefix="aiok-search-") as name:
         place = Path(name)
