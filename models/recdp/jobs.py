@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.messages import Messenger, Progress
+from models.messages import Messenger, Note, Progress
 from models.recdp.tasks import STOP_FILE, StopRequested
 from models.worker import StopFlag, Stopped, WorkFailed
 
 LOOK_S = 0.25  # between two looks at the progress files
 
 
+@dataclass(frozen=True)
+class Overdue:
+    """What a person is told, once, of a job that has not ended after so many seconds. From then on
+    a stop request calls `cancel` instead of waiting for tasks: there may be none."""
+
+    seconds: float
+    text: str
+    cancel: Callable[[], object]
+
+
 def run_job(
     action: Callable[[], Any], phase: str, weights: list[int], unit: str, work: Path,
-    messenger: Messenger, stop: StopFlag,
+    messenger: Messenger, stop: StopFlag, overdue: Overdue | None = None,
 ) -> tuple[Any, float]:  # fmt: skip
     """Run `action` in a thread until it ends; returns its value and the peak memory in GiB.
 
@@ -35,6 +47,7 @@ def run_job(
     thread = threading.Thread(target=call, name=phase, daemon=True)
     thread.start()
     total, reported, peak = sum(weights), -1, 0.0
+    due, told = time.monotonic() + (overdue.seconds if overdue else 0.0), False
     while True:
         thread.join(LOOK_S)
         peak = max(peak, tree_rss_gib())
@@ -46,6 +59,12 @@ def run_job(
             reported = done
         if not thread.is_alive():
             break
+        if overdue and time.monotonic() > due:
+            if stop.requested:
+                overdue.cancel()
+            elif not told:
+                messenger.send(Note(text=overdue.text, level="warning"))
+                told = True
     stop.check()
     if "error" in outcome:
         raise _explain(outcome["error"])

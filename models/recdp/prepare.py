@@ -28,7 +28,7 @@ from models.messages import Messenger, Note
 from models.recdp import criteo, tasks
 from models.recdp.blocks import SPLITS, Block, Manifest
 from models.recdp.dictionary import FOLDER, dictionary_path, write_dictionary
-from models.recdp.jobs import run_job
+from models.recdp.jobs import Overdue, run_job
 from models.recdp.planner import BROADCAST, LOOKUP, JoinPlan, plan_joins
 from models.recdp.problems import collect, refuse
 from models.recdp.reach import mark, refuse_blind, sight_task
@@ -38,6 +38,8 @@ from models.recdp.split import Split
 from models.recdp.tasks import ChunkPlace, EncodeJob, Partition
 from models.recdp.transform import CRITEO, NumericStatistics, decide_transform
 from models.worker import InputProblem, StopFlag
+
+NO_CORES_S = 60.0  # until a person is told that an engine at an address does nothing
 
 
 @dataclass
@@ -115,10 +117,13 @@ class Preparation:
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
 
-    def _run(self, phase: str, function: tasks.TaskFunction, weights: list[int], unit: str) -> Any:
+    def _run(
+        self, phase: str, function: tasks.TaskFunction, weights: list[int], unit: str,
+        overdue: Overdue | None = None,
+    ) -> Any:  # fmt: skip
         """Run a task function over 0..n-1 and return its rows as an Arrow table."""
         frame = self._frame(function, len(weights), tasks.RESULT)
-        return self._collect(phase, frame, weights, unit)
+        return self._watch(phase, frame.toArrow, weights, unit, overdue)
 
     def _frame(self, function: tasks.TaskFunction, count: int, schema: str) -> Any:
         numbers = self.session.spark.range(0, count, 1, self.session.spread(count))
@@ -127,8 +132,12 @@ class Preparation:
     def _collect(self, phase: str, frame: Any, weights: list[int], unit: str) -> Any:
         return self._watch(phase, frame.toArrow, weights, unit)
 
-    def _watch(self, phase: str, action: Any, weights: list[int], unit: str) -> Any:
-        value, peak = run_job(action, phase, weights, unit, self.work, self.messenger, self.stop)
+    def _watch(
+        self, phase: str, action: Any, weights: list[int], unit: str, overdue: Overdue | None = None
+    ) -> Any:
+        value, peak = run_job(
+            action, phase, weights, unit, self.work, self.messenger, self.stop, overdue
+        )
         self.peak_rss_gib = max(self.peak_rss_gib, peak)
         return value
 
@@ -139,7 +148,14 @@ class Preparation:
         marks = [mark(self.work), mark(self.output)]
         files = [str(path) for path in (*marks, *self.dataset.files)]
         cores = self.session.cores
-        table = self._run("look for the files", sight_task(files), [0] * cores, "")
+        waits = Overdue(
+            NO_CORES_S,
+            f"{self.session.address} has not done this run's first task within {NO_CORES_S:g} s:"
+            " its cores may all be taken, or no worker has the memory that an executor asks for;"
+            " its own web page tells. The run goes on waiting",
+            self.session.spark.interruptAll,
+        )
+        table = self._run("look for the files", sight_task(files), [0] * cores, "", waits)
         for path in marks:
             path.unlink()
         refuse_blind(self.session.address, _by_number(table, cores))

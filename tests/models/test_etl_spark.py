@@ -16,11 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyspark
 import pytest
 
 from models.recdp import session, sources
 from models.recdp.blocks import Manifest
-from models.worker import InputProblem, WorkFailed
+from models.worker import STOPPED, InputProblem, WorkFailed
 from tests.models.recdp_reference import SAMPLE, assert_equal_to_reference, expected_manifest
 
 pytestmark = [
@@ -170,3 +171,51 @@ def test_a_master_that_does_not_answer_is_told_soon(tmp_path):
     said = "".join(path.read_text() for path in messages.iterdir())
     assert f"the Spark master at {address} did not take this job" in said
     assert "it did not answer within 3 s" in said
+
+
+NO_CORES = """
+import sys
+from models.dlrm import etl
+from models.recdp import prepare
+from models.worker import run
+prepare.NO_CORES_S = 1.0
+sys.exit(run(etl.prepare, ["etl", sys.argv[1]]))
+"""
+
+
+def test_a_master_without_workers_is_told_and_a_stop_is_obeyed(tmp_path):
+    """Apache Spark itself waits for cores for ever, and says so in its log alone."""
+    home = Path(pyspark.__file__).parent
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"spark://127.0.0.1:{port}"
+    argv = ["bash", f"{home}/bin/spark-class", "org.apache.spark.deploy.master.Master",
+            "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0"]  # fmt: skip
+    env = {**os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1",
+           "SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS":
+           "-XX:-UsePerfData -Dspark.master.rest.enabled=false"}  # fmt: skip
+    spec = {"dataset": {"format": "criteo", "paths": [str(SAMPLE)]}, "engine": "spark",
+            "address": address, "work": str(tmp_path / "work"), "output": str(tmp_path),
+            "register_s": 120.0}  # fmt: skip
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    messages = tmp_path / "messages"
+    messages.mkdir()
+    with open(tmp_path / "log", "wb") as log:
+        master = subprocess.Popen(argv, env=env, stdout=log, stderr=log)
+        worker = subprocess.Popen(
+            [sys.executable, "-c", NO_CORES, str(tmp_path / "spec.json")],
+            env={**os.environ, "AIOK_MESSAGES": str(messages)}, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        end, said = time.monotonic() + 120, ""
+        while "its cores may all be taken" not in said:
+            assert worker.poll() is None and time.monotonic() < end, said
+            said = "".join(path.read_text() for path in messages.glob("*.jsonl"))
+            time.sleep(0.2)
+        assert f"{address} has not done this run's first task within 1 s" in said
+        worker.terminate()
+        assert worker.wait(30) == STOPPED
+    finally:
+        for process in (worker, master):
+            process.kill()
+            process.wait()
