@@ -124,7 +124,8 @@ def test_a_place_that_a_host_does_not_have_is_refused(lab: Testbed, bare_home: H
 def test_a_host_crashes_among_kills_and_no_trial_is_lost_or_doubled(
     lab: Testbed, bare_home: Home
 ) -> None:
-    run = search_faults.start_on_hosts(bare_home.path, "lab", 48, 32, pause_s=0.15)
+    # Trials of ten seconds, so that many are still to come when the crash has been noticed.
+    run = search_faults.start_on_hosts(bare_home.path, "lab", 96, 32, pause_s=1.0)
     struck: list[float] = []
 
     def crash() -> None:
@@ -135,7 +136,7 @@ def test_a_host_crashes_among_kills_and_no_trial_is_lost_or_doubled(
         run, 50, 4, random.Random(20261126), 250, [(16, crash)],
         lambda: search_faults.absent_from(lab), pause_s=0.5,
     )  # fmt: skip
-    assert search_faults.verdict(run, 48, fake_program.auc) == []
+    assert search_faults.verdict(run, 96, fake_program.auc) == []
     assert (done.count, done.roles["runner"], done.resumes) == (50, 4, 4)
     state = api.state(run)
     assert state.status is RunStatus.DONE
