@@ -172,12 +172,7 @@ def trials(
     """Show the trials of a search, which are best, and what mattered."""
     from aiok_tui import trials as shown
 
-    if best is not None:
-        shown.save_best(run, trial, best)
-    if export is not None:
-        shown.save_export(run, export)
-    if best is None and export is None:
-        shown.show(run, json, csv)
+    shown.show_or_save(run, json, csv, best, trial, export)
 
 
 @app.command()

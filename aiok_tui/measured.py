@@ -37,13 +37,19 @@ def pace_summary(step: StepState) -> str:
     return f"{said}; SLOW: {', '.join(slow)}" if slow else said
 
 
+def _said(key: str, value: float | None, within: float) -> str:
+    """A figure of an estimate; "-" where nobody gave one: no CPU time at all is not known."""
+    if value is None or (key == "cpu_s" and not value):
+        return "-"
+    return estimates.in_words(value, within, FORMS[key])
+
+
 def plan_rows(plan: Plan) -> list[list[str]]:
     """Under PLAN_HEAD, what each step is expected to take, with 90 % intervals."""
     rows = []
     for step in plan.steps:
         said, within = step.estimate, step.estimate.within
-        figures = [estimates.in_words(getattr(said, key), within.get(key, 1.0), form)
-                   for key, form in FORMS.items()]  # fmt: skip
+        figures = [_said(key, getattr(said, key), within.get(key, 1.0)) for key in FORMS]
         if step.reuse:
             figures[:2] = ["reused", "-"]
         rows.append([step.id, step.title, *figures])
@@ -52,10 +58,11 @@ def plan_rows(plan: Plan) -> list[list[str]]:
 
 def plan_words(plan: Plan) -> list[str]:
     """Where the estimates of a plan come from, and how good they were so far."""
-    runs = max((step.estimate.runs for step in plan.steps), default=0)
+    known = max(plan.steps, key=lambda step: step.estimate.runs)
+    runs, what = known.estimate.runs, "trial" if known.estimate.basis.get("trials") else "run"
     source = "built-in prices: nothing like it ran on this host yet"
     if runs:
-        source = f"learned from {runs} earlier run{'s' * (runs > 1)} on this host"
+        source = f"learned from {runs} earlier {what}{'s' * (runs > 1)} on this host"
     return [f"in brackets 90 % intervals; {source}",
             *filter(None, [estimates.record_sentence()])]  # fmt: skip
 
@@ -64,9 +71,8 @@ def estimate_rows(state: RunState) -> list[list[str]]:
     """Under ESTIMATE_HEAD, what each step was expected to take, and what it took."""
 
     def pair(step: StepState, key: str, form: str) -> str:
-        expected, taken = step.estimate.get(key), step.actual.get(key)
-        said = "-" if expected is None else estimates.in_words(
-            expected, step.within.get(key, 1.0), form)  # fmt: skip
+        taken = step.actual.get(key)
+        said = _said(key, step.estimate.get(key), step.within.get(key, 1.0))
         return f"{said} / {'-' if taken is None else form.format(taken)}"
 
     return [

@@ -8,11 +8,29 @@ from pathlib import Path
 
 from aiok_tui.output import duration, print_json, table, words
 from engine import api
+from engine.errors import InputError
 from engine.hpo import results as found
 from engine.hpo.results import Cell, Results
 from engine.store import write_atomically
 
 MOST_PARAMETERS = 8  # of a table; JSON and CSV have all
+
+
+def show_or_save(
+    run: str, as_json: bool, as_csv: bool, best: Path | None, trial: int | None, export: str | None
+) -> None:
+    """What the words of `aiok trials` ask for; InputError where they contradict each other."""
+    if as_json and as_csv:
+        raise InputError("--json and --csv exclude each other", todo="give one of them")
+    if trial is not None and best is None:
+        raise InputError("--trial names the trial of --best, which is missing",
+                         todo=f"aiok trials {run} --trial {trial} --best FILE")  # fmt: skip
+    if best is not None:
+        save_best(run, trial, best)
+    if export is not None:
+        save_export(run, export)
+    if best is None and export is None:
+        show(run, as_json, as_csv)
 
 
 def show(run: str, as_json: bool, as_csv: bool) -> None:
@@ -55,7 +73,8 @@ def table_text(results: Results) -> str:
         text.append(f"{left_out} more parameter{'s' * (left_out > 1)}: --json or --csv")
     for one in results.importance:
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in one.shares.items())
-        text.append(f"what matters for {one.metric}: {shares or one.why_not}")
+        few = f" (in too few trials to tell: {', '.join(one.few)})" if one.few else ""
+        text.append(f"what matters for {one.metric}: {shares or one.why_not}{few}")
     return "\n".join(text)
 
 
@@ -68,6 +87,8 @@ def _cell(value: Cell) -> str:
 def save_best(run: str, trial: int | None, path: Path) -> None:
     """Write the recipe of the best trial, or of the one named."""
     results = api.trials(run)
+    if path.exists():
+        raise InputError(f"{path} is there already", todo="name a new file")
     write_atomically(path, found.recipe_of(results, trial))
     if trial is None and len(results.found.front) > 1:
         words(f"{results.found.words} The recipe is that of trial {results.found.front[0].number}, "

@@ -228,11 +228,11 @@ def sentence(scored: Mapping[str, float]) -> str:
 
 
 def record_sentence() -> str:
-    """What earlier runs scored, and whether their file is whole; "" when there are none."""
+    """What the runs so far scored, and whether their file is whole; "" when there are none."""
     known = record()
     said = sentence(known["ratios"])
     runs = known["runs"]
-    scored = f"{runs} earlier run{'s' * (runs > 1)}: {said} (median)" if said else ""
+    scored = f"{runs} run{'s' * (runs > 1)} on record: {said} (median)" if said else ""
     return "; ".join(filter(None, (scored, known["warning"])))
 
 

@@ -37,6 +37,7 @@ from hosts.inventory import LOCAL
 from models.settings import nearest, resolve
 
 SHIPPED = Path(__file__).with_name("recipes")
+NOT_OF_PROGRAMS = ("split", "etl", "train")  # parts: a program does its own ETL, split and training
 
 
 class Columns(Part):
@@ -281,7 +282,7 @@ def load(
         raise refuse(source, problems) from None
     problems = _data_problems(data) + _model_problems(source, origins, data.get("model"))
     if recipe.model.name in catalog.names():
-        problems += _goal_problems(recipe)
+        problems += _goal_problems(recipe) + _idle_problems(recipe, source, origins)
         problems += [] if problems else _search_problems(recipe, source, origins)
     if problems:
         raise refuse(source, problems)
@@ -371,6 +372,18 @@ def _goal_problems(recipe: Recipe) -> list[str]:
             f"not {recipe.dataset.format}"
         )
     return problems
+
+
+def _idle_problems(recipe: Recipe, source: Source, origins: Mapping[str, str]) -> list[str]:
+    """What the user says of steps that a program of theirs does not have."""
+    if not catalog.is_program(recipe.model.name):
+        return []
+    said = (key for key, origin in origins.items() if origin in ("recipe", "--set"))
+    return [
+        f"{place_of(source, origins, key)}: this has no effect on {recipe.model.name}: a program"
+        " does its own ETL, split and training; remove it"
+        for key in said if key.partition(".")[0] in NOT_OF_PROGRAMS
+    ]  # fmt: skip
 
 
 def _search_problems(recipe: Recipe, source: Source, origins: Mapping[str, str]) -> list[str]:

@@ -143,9 +143,9 @@ class Trial:
                 todo="mend `cwd` of the program's file" if gone else "mend its `command`",
             ) from None
 
-    def relay(self) -> WorkFailed | None:
+    def relay(self, *, ended: bool = False) -> WorkFailed | None:
         """Pass on what was streamed since the last time; the failure when a metric is no number."""
-        for step, metrics in self.stream.new():
+        for step, metrics in self.stream.new(ended=ended):
             for name, value in metrics.items():
                 if math.isfinite(value):
                     self._pass_on(name, value, step)
@@ -274,7 +274,7 @@ def _run(trial: Trial, stop: StopFlag) -> dict[str, Any]:
         left = _end(trial, child, output)
     if stopped and stop.requested:
         raise Stopped
-    broken = broken or trial.relay() or trial.over_disk()
+    broken = broken or trial.relay(ended=True) or trial.over_disk()
     if broken:
         raise broken
     if left and not child.returncode:

@@ -193,8 +193,9 @@ class Stream:
         self.last: dict[str, float] = {}
         self.spoiled = 0
 
-    def new(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """(step, metrics) of each whole line that has come since the last call, NaN too."""
+    def new(self, *, ended: bool = False) -> Iterator[tuple[int, dict[str, float]]]:
+        """(step, metrics) of each whole line that has come since the last call, NaN too. `ended`:
+        nobody writes any more, so the last line needs no end."""
         while chunk := self._chunk():
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             for line in lines:
@@ -205,6 +206,9 @@ class Stream:
             if len(self._rest) > LONGEST_LINE:
                 self.spoiled += not self._skipping
                 self._rest, self._skipping = b"", True
+        if ended and self._rest.strip() and not self._skipping:
+            last, self._rest = self._rest, b""
+            yield from self._line(last)
 
     def _chunk(self) -> bytes:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 START_S = {"etl": 5.0, "spark": 25.0, "torch": 8.0, "ipex": 12.0}
 START_CPU_S = {"etl": 1.0, "spark": 15.0, "torch": 2.2, "ipex": 4.0}  # of one process
-ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0}
+ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0, "sigopt": 0.5}
 DISK_GIB = {"data": 0.24, "etl": 0.16, "train": 0.02}  # output of a step for a million rows
 CHECKPOINT_GIB = 0.03  # for a million rows: weights, the best ones, the optimizer's state
 # bench/results/spark.json, 1 M rows on three hosts that share two cores: the step took 58.8 s, of

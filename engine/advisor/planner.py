@@ -20,10 +20,12 @@ from engine.advisor.etl_place import engine_name, place_etl
 from engine.advisor.job import Job
 from engine.advisor.obstacles import obstacles
 from engine.advisor.search_budget import count_trials, search_estimate, search_part
+from engine.hpo import optimizers
 from engine.learned import BUILT_IN_WITHIN
 from engine.plan import Estimate, Plan, Step, identify
 from engine.programs import files as program_files
 from engine.programs import registry
+from engine.recipe import NOT_OF_PROGRAMS
 from hosts.inventory import LOCAL
 from models.api import ModelSpec
 
@@ -35,7 +37,8 @@ def make_plan(job: Job) -> Plan:
     by_key = {value.key: value.value for value in values}
     is_program = catalog.is_program(spec.name)
     steps = [_program_step(job, spec, by_key)] if is_program else _steps(job, spec, by_key)
-    environments = tuple(dict.fromkeys(step.environment for step in steps if step.environment))
+    needed = [step.environment for step in steps if step.environment]
+    environments = tuple(dict.fromkeys([*needed, *optimizers.environments_for(steps)]))
     provision = Step(
         id="provision",
         kind="provision",
@@ -187,6 +190,7 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
     What it computes depends on files that nobody declared: those beside its own stand for them.
     """
     known, recipe = registry.get(spec.name), job.recipe
+    program_files.check_folder(known)
     own = {
         "model": spec.name,
         "program": known.program.model_dump(mode="json", exclude_unset=True),
@@ -200,7 +204,7 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
         "seed": recipe.seed,
         "goal": {"metric": recipe.goal.metric, "target": recipe.goal.target},
     }  # fmt: skip
-    beside = facts.any_files(known.folder) if known.folder.is_dir() else []
+    beside = facts.any_files(known.folder)
     sent_gib = program_files.check(known, job.data_path) if job.cluster else 0.0
     sent_gib *= 1 if job.shared else len(job.cluster)
     return Step(
@@ -214,12 +218,9 @@ def _program_step(job: Job, spec: ModelSpec, values: Mapping[str, Any]) -> Step:
 
 
 def _is_of_program(job: Job, key: str) -> bool:
-    """Whether a value of the recipe means anything to a program: it does its own ETL, split and
-    training."""
+    """Whether a value of the recipe means anything to a program."""
     part = key.partition(".")[0]
-    return part not in ("split", "etl", "train") and (
-        part != "dataset" or job.data_path is not None
-    )
+    return part not in NOT_OF_PROGRAMS and (part != "dataset" or job.data_path is not None)
 
 
 def _subset(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

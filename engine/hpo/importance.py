@@ -7,6 +7,7 @@ Arbitrary Subspaces, arXiv 2304.10255.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,12 +23,13 @@ BEST_PART = 0.1
 @dataclass(frozen=True)
 class Importance:
     """For one metric the share of each parameter, summing to 1, the largest first; or why there is
-    none."""
+    none. `few`: parameters with a condition that held in too few trials to have a share."""
 
     metric: str
     trials: int
     shares: dict[str, float] = field(default_factory=dict)
     why_not: str = ""
+    few: tuple[str, ...] = ()
 
 
 def importance(study: Study, trials: Sequence[Trial]) -> list[Importance]:
@@ -55,7 +57,11 @@ def _of(study: Study, trials: Sequence[Trial], objective: Objective) -> Importan
     found = get_param_importances(
         optuna_study.in_memory(study, known, objective), evaluator=evaluator
     )
-    shares = {key: float(share) for key, share in found.items()}
-    if not shares or not all(map(math.isfinite, shares.values())):
-        return Importance(name, count, why_not=f"the {count} trials do not tell what matters")
-    return Importance(name, count, shares)
+    tried = Counter(key for trial in known for key in trial.assignment)
+    rare = tuple(key for key in found if tried[key] < FEWEST)
+    shares = {key: float(share) for key, share in found.items() if key not in rare}
+    total = sum(shares.values())
+    if not total or not math.isfinite(total):
+        why_not = f"the {count} trials do not tell what matters"
+        return Importance(name, count, why_not=why_not, few=rare)
+    return Importance(name, count, {k: share / total for k, share in shares.items()}, few=rare)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 from engine.environments import environment_folder
 from engine.errors import EnvironmentProblem, InputError
 from engine.hpo.optimizer import Optimizer
 from engine.hpo.study import Study
+from engine.plan import Step
 from models.settings import nearest
 
 NAMES = ("optuna", "sigopt", "random", "grid")
 ENVIRONMENTS = {"sigopt": "sigopt"}  # that must be installed where the engine runs
+
+
+def environments_for(steps: Iterable[Step]) -> list[str]:
+    """What the optimizers of a plan's searches need where the engine runs."""
+    wanted = (step.settings["search"]["optimizer"] for step in steps if step.kind == "search")
+    return [ENVIRONMENTS[name] for name in wanted if name in ENVIRONMENTS]
 
 
 def make(name: str, study: Study) -> Optimizer:

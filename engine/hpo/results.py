@@ -26,7 +26,7 @@ SETTINGS = "model.settings."
 # Columns of a row, and what `aiok trials --json` adds: never those of a metric or a parameter.
 OWN = frozenset((
     "trial", "state", "best", "seconds", "host", "origin", "failure", "what", "as_trial",
-    "assignment", "values", "cores", "tries", "started", "ended",
+    "assignment", "values", "cores", "tries", "started", "ended", "time", "why",
 ))  # fmt: skip
 Cell = str | float | int | bool | None
 

@@ -13,7 +13,7 @@ import heapq
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ MOST_LOSSES = 5  # of a host, one after the other: then its slot is given up
 REST_S = 3.0  # of a slot after the first loss of its host, twice that after the second, ...
 RETRIED = (Failure.CRASH, Failure.OUT_OF_MEMORY)
 MOST_REPEATS = 50  # proposals in a row that are none: then the optimizer has no more to say
+STOPPED = "stopped on request"
 NO_LIMIT = Budget(trials=None)  # of a grid, which ends by itself
 
 
@@ -120,12 +121,14 @@ class Search:
             self._watch()
             self._fill()
         if self._problem is None and self._stop_level():
-            self._problem = RunStopped("stopped on request")
+            self._problem = RunStopped(STOPPED)
         if self._problem is not None:
             raise self._problem
         self._close_open()
         if self._tally.best is None:
+            self._queue_again(self.trials.values())
             raise _common_failure(list(self.trials.values()), "no trial of the search finished")
+        self._tell_why()
         return self._tally.best
 
     # --- from the journal -----------------------------------------------------------------------
@@ -187,13 +190,17 @@ class Search:
                 self._optimizer.pending(trial.number, trial.assignment)
                 heapq.heappush(self._open, trial.number)
         for trial in sorted(known, key=lambda trial: trial.ended or 0.0):
-            if trial.state.is_over:
+            if trial.state.is_over and not self._is_tried_again(trial):
                 self._tally.count(trial)
         for trial in known:
             if trial.state.is_over and trial is not self._tally.best:
                 self._runner.drop(trial.number)
         busy = sum(trial.seconds for trial in known if trial.origin != "warm")
         self._spent_s = busy / max(1, len(self._places))
+
+    def _is_tried_again(self, trial: Trial) -> bool:
+        failed = trial.state is TrialState.FAILED and trial.is_own
+        return failed and self._twins.latest(trial) is not trial
 
     # --- leases ---------------------------------------------------------------------------------
 
@@ -417,8 +424,17 @@ class Search:
             self._first.append(trial)
             failed = [one for one in self._first if one.state is TrialState.FAILED]
             if len(failed) > FIRST // 2:
+                self._queue_again(failed)
                 what = f"{len(failed)} of the first {len(self._first)} trials failed"
                 self._problem = _common_failure(failed, what)
+
+    def _queue_again(self, trials: Iterable[Trial]) -> None:
+        """What the search fails of is tried once more when it is resumed, its cause being mended:
+        as new trials, which take the places of the failed ones in the budget."""
+        for trial in list(trials):
+            failed = trial.state is TrialState.FAILED and trial.is_own
+            if failed and not self._is_tried_again(trial):
+                self._queue(self._number, trial.assignment, trial.origin)
 
     # --- the clock, and orders to stop ----------------------------------------------------------
 
@@ -427,7 +443,8 @@ class Search:
         level = self._stop_level()
         for work in list(self._work.values()):
             if level or self._problem is not None:
-                told = (TrialState.INTERRUPTED, None, "stopped on request")
+                why = f"the search ended: {self._problem.what}" if self._problem else STOPPED
+                told = (TrialState.INTERRUPTED, None, STOPPED if level else why)
                 self._stop(work, max(1, level), work.verdict or told)
             elif self._is_late():
                 told_late = (TrialState.PRUNED, None, "the minutes of the search are over")
@@ -456,6 +473,12 @@ class Search:
                 what = "the minutes of the search are over"
                 self._tell(ev.TrialEnded, trial=trial.number, token=trial.token,
                            state=str(TrialState.PRUNED), what=what)  # fmt: skip
+
+    def _tell_why(self) -> None:
+        """Why the search ends, where that is not simply that all of its trials are done."""
+        limit, why = self._study.budget.trials, self._tally.over(self._seconds())
+        if why and (limit is None or self._tally.counted < limit):
+            self._tell(ev.Noted, text=f"the search ends: {why}")
 
     # --- events ---------------------------------------------------------------------------------
 

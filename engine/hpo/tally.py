@@ -63,7 +63,8 @@ class Tally:
         if budget.patience is not None and self.since_better >= budget.patience:
             return f"no better trial among the last {self.since_better}"
         if self.reached():
-            return "the target is reached"
+            best = self.best.number if self.best else 0
+            return f"trial {best} reached the target of {self._study.target:g}"
         if self.is_late(spent_s):
             return f"the {budget.minutes:g} minutes are over"
         return ""

@@ -19,6 +19,17 @@ MOST_GIB = 1.0  # of a program's folder: what is larger is data
 LEFT_OUT = (".git", "__pycache__")  # of its folder
 
 
+def check_folder(known: Known) -> None:
+    """InputError when the folder that a program runs in is gone from this machine."""
+    cwd = known.program.cwd
+    place = known.folder if "{" in cwd else known.folder / cwd
+    if not place.is_dir():
+        raise InputError(
+            f"there is no folder {place}, in which {known.program.name} runs",
+            todo="bring it back, or name the place of its file now: aiok register FILE",
+        )
+
+
 def check(known: Known, data: Path | None) -> float:
     """GiB that each host gets; InputError with everything that cannot be sent."""
     problems = list(_relative_problems(known))

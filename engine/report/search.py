@@ -56,7 +56,7 @@ def collect(results: Results) -> dict[str, Any]:
         "history": {objective.name: _history(results, objective) for objective in study.optimized},
         "importance": [
             {"metric": one.metric, "trials": one.trials, "shares": one.shares,
-             "why_not": one.why_not} for one in results.importance
+             "why_not": one.why_not, "few": list(one.few)} for one in results.importance
         ],
         "trials": rows(results),
     }  # fmt: skip

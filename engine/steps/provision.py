@@ -12,6 +12,7 @@ from typing import Any
 
 from engine import events as ev
 from engine.environments import install_environment, size_to_install
+from engine.hpo import optimizers
 from engine.plan import Step
 from engine.recovery import with_policy
 from engine.steps import over_hosts
@@ -23,6 +24,7 @@ def run(context: Context, step: Step, output: Path) -> dict[str, Any]:
     """Install what is missing; an environment that is there costs nothing."""
     seconds: dict[str, float] = {}
     here = {s.environment for s in context.plan.steps if s.host == LOCAL}
+    here |= set(optimizers.environments_for(context.plan.steps))
     for name in (name for name in context.plan.environments if name in here):
         begun = time.monotonic()
         last = 0.0

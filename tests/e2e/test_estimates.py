@@ -56,7 +56,7 @@ def test_estimates_are_stored_scored_and_shown_beside_the_actuals(home: Home) ->
     page = (home.path / "runs/tiny-1/artifacts/report/report.html").read_text()
     assert "This run took time" in page
     again = home.aiok("plan", "tiny", "--set", "dataset.generate.rows=21000")
-    assert "1 earlier run: time" in again.stdout and "learned from 1 earlier run" in again.stdout
+    assert "1 run on record: time" in again.stdout and "learned from 1 earlier run" in again.stdout
     others = json.loads(home.aiok("plan", "tiny", "--set", "seed=8", "--json").stdout)
     for step in others["steps"]:
         if step["id"] == "train":

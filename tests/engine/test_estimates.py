@@ -53,7 +53,7 @@ def test_scores_of_earlier_runs_are_kept_each_once(aiok_home: Path) -> None:
     assert known["runs"] == 3
     assert known["ratios"] == {"minutes": 1.5, "memory_gib": 0.5}
     said, warning = estimates.record_sentence().split("; ")
-    assert said == "3 earlier runs: time 1.5x, memory 0.5x of the estimate (median)"
+    assert said == "3 runs on record: time 1.5x, memory 0.5x of the estimate (median)"
     assert warning == f"{aiok_home / 'estimates.jsonl'}: 4 damaged lines left out"
     lines = (aiok_home / "estimates.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["run"] == "a-0"

@@ -53,6 +53,18 @@ def test_what_matters_comes_first_for_each_metric() -> None:
     assert set(auc.shares) == set(SPACE.names())
 
 
+def test_a_parameter_of_few_trials_has_no_share() -> None:
+    """Its condition held in four of twenty: what it seems to matter is chance."""
+    study = Study(space=SPACE, objectives=(AUC,))
+    made = search(200)
+    some = [t for t in made if t.assignment["optimizer"] == "adam"][:16]
+    some += [t for t in made if t.assignment["optimizer"] == "sgd"][:4]
+    (found,) = importance(study, some)
+    assert found.few == ("momentum",)
+    assert set(found.shares) == set(SPACE.names()) - {"momentum"}
+    assert sum(found.shares.values()) == pytest.approx(1)
+
+
 def test_too_few_trials_are_said_in_words() -> None:
     study = Study(space=SPACE, objectives=(AUC,))
     some = search(12)

@@ -157,6 +157,13 @@ def test_best_and_export_write_files(
     loaded = loaded_study(study, "two-1")
     mine = {trial.number for trial in results.of_run("two-1").found.front}
     assert {trial.number for trial in loaded.best_trials} == mine
+    text = best.read_bytes()
+    assert aiok("trials", "two-1", "--best", str(best)) == 2
+    assert f"{best} is there already" in capsys.readouterr().err
+    assert best.read_bytes() == text
+    assert aiok("trials", "two-1", "--trial", "3") == 2
+    assert "aiok trials two-1 --trial 3 --best FILE" in capsys.readouterr().err
+    assert aiok("trials", "two-1", "--json", "--csv") == 2
     assert aiok("trials", "two-1", "--export", f"optuna={study}") == 2
     assert aiok("trials", "two-1", "--export", "wandb=x") == 2
     assert aiok("trials", "two-1", "--export", "optuna=") == 2
@@ -212,14 +219,15 @@ def test_optuna_dashboard_opens_the_export(
 def test_metrics_and_parameters_named_like_columns_keep_their_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ("host", "auc", "started", "depth")
+    names = ("host", "auc", "started", "depth", "time")
     space = Space(parameters=tuple(
         Parameter(name=name, type=Type.DOUBLE, low=0.0, high=9.0) for name in names
     ))  # fmt: skip
     objectives = tuple(Objective(name=name, maximize=True) for name in ("seconds", "auc", "loss"))
     trial = Trial(
-        0, {"host": 1.0, "auc": 2.0, "started": 3.0, "depth": 4.0}, state=TrialState.FINISHED,
-        host="h7", seconds=60.0, started=5.5, values={"seconds": 6.0, "auc": 7.0, "loss": 8.0},
+        0, {"host": 1.0, "auc": 2.0, "started": 3.0, "depth": 4.0, "time": 9.0},
+        state=TrialState.FINISHED, host="h7", seconds=60.0, started=5.5,
+        values={"seconds": 6.0, "auc": 7.0, "loss": 8.0},
     )  # fmt: skip
     study = Study(space=space, objectives=objectives)
     found = results.judged("mine-1", searched.plan_of(None), study, {0: trial})
@@ -227,6 +235,7 @@ def test_metrics_and_parameters_named_like_columns_keep_their_own(
     wanted = {
         "seconds": 60.0, "host": "h7", "metric.seconds": 6.0, "metric.auc": 7.0, "loss": 8.0,
         "parameter.host": 1.0, "parameter.auc": 2.0, "parameter.started": 3.0, "depth": 4.0,
+        "parameter.time": 9.0,
     }  # fmt: skip
     assert {key: row.get(key) for key in wanted} == wanted
     assert "auc" not in row and "started" not in row

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aiok_tui import measured
 from engine import api, estimates
 from engine.advisor.layout import ClusterHost
 from engine.advisor.trial_slots import hosts_for_trials
@@ -288,6 +289,8 @@ def test_the_time_of_a_program_is_not_known_before_a_trial_has_ended(
     name = values_of(plan)["model.name"]
     assert name.reason.startswith("how long a trial takes is not known yet")
     assert plan.training.estimate.within["minutes"] == 60.0
+    assert measured.plan_rows(plan)[1][3] == "-"  # nor is its CPU time
+    assert "built-in prices" in measured.plan_words(plan)[0]
     assert values_of(plan)["search.parameters"].reason == "x 0..1"
     timeout = values_of(plan)["search.timeout_minutes"].reason
     assert "a trial that hangs is waited for until someone stops the run" in timeout
@@ -302,6 +305,7 @@ def test_the_time_of_a_program_is_not_known_before_a_trial_has_ended(
     monkeypatch.setattr(estimates, "earlier", lambda: earlier)
     plan = api.plan(str(job))
     learned = plan.training.estimate
+    assert "learned from 4 earlier trials on this host" in measured.plan_words(plan)[0]
     assert budget(plan)[2].value == 2  # two cores each
     assert learned.minutes == pytest.approx(4 * 365.0)  # 8 trials, 2 at a time
     assert learned.memory_gib == pytest.approx(6.0)
@@ -312,6 +316,22 @@ def test_the_time_of_a_program_is_not_known_before_a_trial_has_ended(
     job.write_text("model: {name: slow}\nsearch: {}\ngoal: {minutes: 800}\n")
     trials = budget(api.plan(str(job)))[0]
     assert trials.value == 4 and "what fits in 800 minutes (goal.minutes)" in trials.reason
+
+
+def test_the_environment_of_an_optimizer_is_made_ready(tmp_path: Path) -> None:
+    """SigOpt works in one of its own, here, wherever the trials run."""
+    path, job = tmp_path / "program.yaml", tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({**PROGRAM, "name": "mine"}))
+    register(path)
+    job.write_text("model: {name: mine}\nsearch: {trials: 8}\n")
+    assert api.plan(str(job)).environments == ()
+    plan = api.plan(str(job), ["search.optimizer=sigopt"])
+    assert plan.environments == ("sigopt",)
+    provision = plan.step("provision")
+    assert provision.title == "environments sigopt"
+    assert provision.estimate.minutes > 0 and provision.estimate.disk_gib > 0.1
+    model = planned(tmp_path, "trials: 2, optimizer: sigopt")
+    assert model.environments == ("etl", "torch", "sigopt")
 
 
 def test_a_program_has_the_budget_of_its_file(tmp_path: Path) -> None:

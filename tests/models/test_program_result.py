@@ -116,4 +116,10 @@ def test_a_stream_is_read_line_by_line(tmp_path: Path) -> None:
     assert stream.last == {"auc": 0.0, "loss": 3.0}
     path.write_text('{"step": 9, "metrics": {"auc": 1}}\n')  # written anew
     assert list(stream.new()) == [(9, {"auc": 1.0})]
+    with open(path, "a") as file:
+        file.write('{"step": 10, "metrics": {"auc": 0.6}}')
+    assert list(stream.new()) == []  # it may be half of a line
+    assert list(stream.new(ended=True)) == [(10, {"auc": 0.6})]
+    assert list(stream.new(ended=True)) == []
+    assert stream.last["auc"] == 0.6
     assert stream.spoiled == 0

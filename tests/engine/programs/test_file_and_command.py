@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from engine import catalog, recipe
+from engine import api, catalog, recipe
 from engine.errors import InputError
 from engine.hpo import experiment
 from engine.programs import registry
@@ -241,6 +241,28 @@ def test_a_recipe_takes_from_the_program_what_it_does_not_say(tmp_path: Path) ->
     defaults, _ = resolve(spec.settings, wanted.model.settings)
     study = experiment.study_of(wanted.search, spec, defaults, wanted.goal.metric)
     assert (study.space.default() or {})["depth"] == 3  # the recipe overrules the file's default
+
+
+def test_what_has_no_effect_on_a_program_is_refused(tmp_path: Path) -> None:
+    register(write(tmp_path))
+    with pytest.raises(InputError) as caught:
+        load("model: {name: churn-gbt}\ntrain: {ranks: 2}\nsplit: {test: 0.5}\n",
+             "etl.engine=spark")  # fmt: skip
+    for place in ("train.ranks (line 2)", "split.test (line 3)", "etl.engine (--set)"):
+        assert f"{place}: this has no effect on churn-gbt: a program does" in str(caught.value)
+
+
+def test_a_plan_tells_that_the_folder_of_a_program_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+    register(write(folder))
+    job = tmp_path / "job.yaml"
+    job.write_text("model: {name: churn-gbt}\n")
+    api.plan(str(job))
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=f"there is no folder {folder}") as caught:
+        api.plan(str(job))
+    assert "aiok register FILE" in caught.value.todo
 
 
 def test_only_a_program_may_go_without_data(tmp_path: Path) -> None:

@@ -340,4 +340,4 @@ def test_lines_that_are_no_metrics_are_told_and_harmless(tmp_path: Path) -> None
     """
     outcome = tried(tmp_path, script)
     assert (outcome.metrics, outcome.streamed) == ({"auc": 1.0}, {"auc": 2})
-    assert [note.split(" ")[0] for note in outcome.notes] == ["3"]
+    assert [note.split(" ")[0] for note in outcome.notes] == ["4"]
