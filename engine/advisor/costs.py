@@ -7,10 +7,11 @@ START_CPU_S = {"etl": 1.0, "spark": 15.0, "torch": 2.2, "ipex": 4.0}  # of one p
 ENVIRONMENT_MINUTES = {"etl": 0.5, "spark": 1.5, "torch": 1.5, "ipex": 4.0, "sigopt": 0.5}
 DISK_GIB = {"data": 0.24, "etl": 0.16, "train": 0.02}  # output of a step for a million rows
 CHECKPOINT_GIB = 0.03  # for a million rows: weights, the best ones, the optimizer's state
-# bench/results/spark.json, 1 M rows on three hosts that share two cores: the step took 58.8 s, of
-# which the work 27.6 s (on Sail 2.2 s); the rest is Spark's start and end, and the data's way.
-SPARK_START_S = 31.0
-SPARK_COST = 12.5  # CPU-seconds of a row on Spark for one on Sail
+# scripts/bench spark with 0.1 M and 1 M rows on three hosts that share two cores: the step took 42
+# and 52 s, 68 and 87 CPU-seconds of all hosts, on Sail 1.2 and 3.6.
+SPARK_START_S = 41.0
+SPARK_HOST_CPU_S = 17.0  # CPU-seconds of worker, executor and its Python on each host
+SPARK_COST = 7.0  # CPU-seconds of a row on Spark for one on Sail
 SPARK_HOST_GIB = 1.0  # memory of worker, executor and its Python on each host
 JAVA_GIB = 0.081  # a runtime made by jlink
 CRITEO_COLUMNS = 39  # the prices of rows are those of rows with so many columns

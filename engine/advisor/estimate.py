@@ -22,6 +22,7 @@ from engine.advisor.costs import (
     ROOFLINE_S,
     ROWS_GIB,
     SPARK_COST,
+    SPARK_HOST_CPU_S,
     SPARK_HOST_GIB,
     SPARK_START_S,
     START_CPU_S,
@@ -155,7 +156,10 @@ def _cpu_terms(job: Job, spec: ModelSpec, worker: str, planned: Planned) -> Term
         return _training_terms(job, spec, planned.settings, ranks, planned.environment)
     if planned.kind == "roofline":
         return {START: start + ROOFLINE_S}
-    cost = spec.cost.get(worker, 1.0) * (SPARK_COST if _on_spark_hosts(job, planned) else 1.0)
+    cost = spec.cost.get(worker, 1.0)
+    if _on_spark_hosts(job, planned):
+        cost *= SPARK_COST
+        start += SPARK_HOST_CPU_S * len(job.cluster)
     if planned.kind == "etl":
         return {START: start, "rows": cost * planned.cells, "ids": DICTIONARY_S * planned.ids}
     if planned.kind == "optimize":

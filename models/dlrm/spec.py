@@ -39,7 +39,7 @@ SPEC = ModelSpec(
     settings=SETTINGS,
     row_cost=row_cost,
     steps_for_tails={"optimized": (400, 512)},
-    cost={"generate": 10, "etl": 12, "train": 150, "train/optimized": 20, "train/tiny": 20,
+    cost={"generate": 10, "etl": 3, "train": 150, "train/optimized": 20, "train/tiny": 20,
           "train/terabyte": 250,
           "evaluate": 1, "optimize": 2},
     traffic={"": 420, "tiny": 270, "stock": 15_500},  # measured with 1,024, 256 and 128 rows a rank
