@@ -11,7 +11,7 @@ from engine import api
 from engine.errors import InputError
 from engine.hpo import results as found
 from engine.hpo.results import Cell, Results
-from engine.store import write_atomically
+from engine.store import refuse_existing, write_atomically
 
 MOST_PARAMETERS = 8  # of a table; JSON and CSV have all
 
@@ -87,8 +87,7 @@ def _cell(value: Cell) -> str:
 def save_best(run: str, trial: int | None, path: Path) -> None:
     """Write the recipe of the best trial, or of the one named."""
     results = api.trials(run)
-    if path.exists():
-        raise InputError(f"{path} is there already", todo="name a new file")
+    refuse_existing(path)
     write_atomically(path, found.recipe_of(results, trial))
     if trial is None and len(results.found.front) > 1:
         words(f"{results.found.words} The recipe is that of trial {results.found.front[0].number}, "

@@ -85,6 +85,12 @@ def folder_gib(folder: Path) -> float:
     return total / 2**30
 
 
+def refuse_existing(path: Path) -> None:
+    """InputError when something is at a path that a user wants a new file at."""
+    if path.exists():
+        raise InputError(f"{path} is there already", todo="name a new file")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file as a whole: a reader sees the old text or the new, never a part.
 

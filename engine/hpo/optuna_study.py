@@ -17,6 +17,7 @@ from engine.hpo.space import Parameter, Type
 from engine.hpo.study import Objective, Study
 from engine.hpo.trials import Trial, TrialState
 from engine.report.plaintext import plain
+from engine.store import refuse_existing
 
 if TYPE_CHECKING:
     import optuna
@@ -58,8 +59,7 @@ def export(path: Path, name: str, study: Study, trials: Sequence[Trial]) -> None
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    if path.exists():
-        raise InputError(f"{path} is there already", todo="name a new file")
+    refuse_existing(path)
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}", todo="make it, or name another file")
     optuna.logging.set_verbosity(optuna.logging.WARNING)

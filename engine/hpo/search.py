@@ -190,17 +190,14 @@ class Search:
                 self._optimizer.pending(trial.number, trial.assignment)
                 heapq.heappush(self._open, trial.number)
         for trial in sorted(known, key=lambda trial: trial.ended or 0.0):
-            if trial.state.is_over and not self._is_tried_again(trial):
+            tried_again = trial.state is TrialState.FAILED and self._twins.has_later(trial)
+            if trial.state.is_over and not tried_again:
                 self._tally.count(trial)
         for trial in known:
             if trial.state.is_over and trial is not self._tally.best:
                 self._runner.drop(trial.number)
         busy = sum(trial.seconds for trial in known if trial.origin != "warm")
         self._spent_s = busy / max(1, len(self._places))
-
-    def _is_tried_again(self, trial: Trial) -> bool:
-        failed = trial.state is TrialState.FAILED and trial.is_own
-        return failed and self._twins.latest(trial) is not trial
 
     # --- leases ---------------------------------------------------------------------------------
 
@@ -433,7 +430,7 @@ class Search:
         as new trials, which take the places of the failed ones in the budget."""
         for trial in list(trials):
             failed = trial.state is TrialState.FAILED and trial.is_own
-            if failed and not self._is_tried_again(trial):
+            if failed and not self._twins.has_later(trial):
                 self._queue(self._number, trial.assignment, trial.origin)
 
     # --- the clock, and orders to stop ----------------------------------------------------------

@@ -25,9 +25,9 @@ class Twins:
         if trial.origin != "warm" and trial.as_trial is None:
             self._alike.setdefault(_point(trial), []).append(trial)
 
-    def latest(self, trial: Trial) -> Trial:
-        """The newest trial with the assignment of a trial of this run, maybe that one itself."""
-        return max(self._alike[_point(trial)], key=lambda one: one.number)
+    def has_later(self, trial: Trial) -> bool:
+        """Whether a later trial of this run has the assignment of a trial."""
+        return any(one.number > trial.number for one in self._alike.get(_point(trial), ()))
 
     def of(self, trial: Trial) -> Trial | None:
         """The trial whose values a waiting one takes: it has finished, or is to be waited for, for

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from engine.hpo import experiment
+from engine.programs.files import missing_folder
 from engine.programs.model import search_of, setting_of, spec_of
 from engine.programs.schema import PLACES, WORD, Known, Program, in_trial
 from engine.strict_yaml import Source, read, refuse, sentences
@@ -24,10 +25,8 @@ def read_file(path: Path) -> Known:
     """The program of a YAML file; InputError names every problem with its line."""
     source, file = read(path, "program"), path.expanduser().absolute()
     cwd = source.data.get("cwd", ".")
-    if isinstance(cwd, str) and "{" not in cwd and not (file.parent / cwd).is_dir():
-        gone = [f"{source.place('cwd')}: there is no folder {file.parent / cwd}"]
-    else:
-        gone = []
+    place = missing_folder(file.parent, cwd) if isinstance(cwd, str) else None
+    gone = [f"{source.place('cwd')}: there is no folder {place}"] if place else []
     return known_of(source, str(file), gone)
 
 

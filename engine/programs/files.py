@@ -19,11 +19,16 @@ MOST_GIB = 1.0  # of a program's folder: what is larger is data
 LEFT_OUT = (".git", "__pycache__")  # of its folder
 
 
+def missing_folder(folder: Path, cwd: str) -> Path | None:
+    """Where a program with its file in `folder` is to run, when that is not there. What a
+    placeholder stands for is only known of a trial."""
+    place = folder if "{" in cwd else folder / cwd
+    return None if place.is_dir() else place
+
+
 def check_folder(known: Known) -> None:
     """InputError when the folder that a program runs in is gone from this machine."""
-    cwd = known.program.cwd
-    place = known.folder if "{" in cwd else known.folder / cwd
-    if not place.is_dir():
+    if place := missing_folder(known.folder, known.program.cwd):
         raise InputError(
             f"there is no folder {place}, in which {known.program.name} runs",
             todo="bring it back, or name the place of its file now: aiok register FILE",

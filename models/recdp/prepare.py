@@ -117,13 +117,10 @@ class Preparation:
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
 
-    def _run(
-        self, phase: str, function: tasks.TaskFunction, weights: list[int], unit: str,
-        overdue: Overdue | None = None,
-    ) -> Any:  # fmt: skip
+    def _run(self, phase: str, function: tasks.TaskFunction, weights: list[int], unit: str) -> Any:
         """Run a task function over 0..n-1 and return its rows as an Arrow table."""
         frame = self._frame(function, len(weights), tasks.RESULT)
-        return self._watch(phase, frame.toArrow, weights, unit, overdue)
+        return self._collect(phase, frame, weights, unit)
 
     def _frame(self, function: tasks.TaskFunction, count: int, schema: str) -> Any:
         numbers = self.session.spark.range(0, count, 1, self.session.spread(count))
@@ -155,7 +152,8 @@ class Preparation:
             " its own web page tells. The run goes on waiting",
             self.session.spark.interruptAll,
         )
-        table = self._run("look for the files", sight_task(files), [0] * cores, "", waits)
+        frame = self._frame(sight_task(files), cores, tasks.RESULT)
+        table = self._watch("look for the files", frame.toArrow, [0] * cores, "", waits)
         for path in marks:
             path.unlink()
         refuse_blind(self.session.address, _by_number(table, cores))
